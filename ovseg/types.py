@@ -1,0 +1,594 @@
+"""The nouns: what the parts of ovseg hand to one another, and what a user keeps.
+
+H, W are the height and width of the picture; R, C token rows and columns; D the embedding width; N regions; K names; P
+prompt rows. Everything here is numpy on the CPU, frozen, and checked when made. Boxes are XYXY pixel edges (max + 1), x to
+the right and y down; a run-length code is COCO's, made and read by pycocotools.
+
+A `Segmentation` keeps the `Evidence` that it was made from (the scaled cosine of every prompt row in every cell), so
+that a threshold can be asked again, exactly, without any network.
+"""
+
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass, field, replace
+from typing import Any, Protocol, TypedDict
+
+import numpy as np
+from jaxtyping import Bool, Float, Float32, Int, Int16, Int32, Shaped, UInt8
+
+from ovseg.errors import BadInput, BadUsage
+
+TILE_BYTES = 64 << 20  # an up-sampled tile of all prompt rows stays below this
+
+
+class Rle(TypedDict):
+    """COCO's compressed run lengths of one full-frame mask: `size` is [height, width], `counts` is text."""
+
+    size: list[int]
+    counts: str
+
+
+class RecipeLike(Protocol):
+    """What a result remembers of the choices that made it (`ovseg.Recipe`)."""
+
+    @property
+    def fingerprint(self) -> str:
+        """Twelve hex digits that change when any choice changes."""
+
+    def to_dict(self) -> dict[str, Any]:
+        """Names and numbers only, ready for JSON."""
+
+
+@dataclass(frozen=True, eq=False)
+class Vocabulary:
+    """Prompt rows of K names: `owner[p]` is the name that row p speaks for, -1 for a negative (owned by no name).
+
+    A name with synonyms owns several rows and scores as its best one; a negative wins pixels and leaves them
+    unlabelled. `thresholds` holds the names that have their own.
+    """
+
+    names: tuple[str, ...]
+    vectors: Float32[np.ndarray, "rows dim"]
+    owner: Int[np.ndarray, " rows"]
+    phrases: tuple[str, ...] = ()
+    thresholds: Mapping[str, float] = field(default_factory=dict)
+    notes: tuple[str, ...] = ()
+
+    def __post_init__(self) -> None:
+        if len(self.vectors) != len(self.owner):
+            raise BadInput(f"every row needs an owner: {len(self.vectors)} rows, {len(self.owner)} owners")
+        if self.phrases and len(self.phrases) != len(self.owner):
+            raise BadInput(f"every row needs its phrase: {len(self.owner)} rows, {len(self.phrases)} phrases")
+        if len(set(self.names)) != len(self.names):
+            raise BadInput(f"names must differ: got {list(self.names)}")
+        missing = set(range(len(self.names))) - set(self.owner.tolist())
+        if missing or (len(self.owner) and not -1 <= self.owner.min() <= self.owner.max() < len(self.names)):
+            raise BadInput(f"owners must be -1 or 0..{len(self.names) - 1}, each name with a row: got {self.owner}")
+        if len(self.vectors) and not np.allclose(np.linalg.norm(self.vectors, axis=1), 1, atol=1e-3):
+            raise BadInput("vocabulary rows must have length 1: normalise them first")
+        stray = set(self.thresholds) - set(self.names)
+        if stray:
+            raise BadInput(f"thresholds are for names that are asked: {sorted(stray)} are not among {list(self.names)}")
+
+    @property
+    def matrix(self) -> Float32[np.ndarray, "dim rows"]:
+        """The rows as columns: `features @ vocabulary.matrix` are cosines."""
+        return self.vectors.T
+
+    @property
+    def colours(self) -> UInt8[np.ndarray, "names 3"]:
+        """One RGB colour a name, the same in every picture and every export."""
+        return palette(len(self.names))
+
+    def __len__(self) -> int:
+        return len(self.names)
+
+
+@dataclass(frozen=True, eq=False)
+class DenseFeatures:
+    """One unit vector for every cell of a picture, and one for the whole of it."""
+
+    vectors: Float32[np.ndarray, "dim rows cols"]
+    whole: Float32[np.ndarray, " dim"]
+    height: int
+    width: int
+
+    def __post_init__(self) -> None:
+        if self.height < 1 or self.width < 1 or 0 in self.vectors.shape:
+            raise BadInput(f"features need cells and a picture: {self.vectors.shape}, {self.height}x{self.width} px")
+        if not np.isfinite(self.vectors).all():
+            raise BadInput("features are not finite: try dtype float32, or check the checkpoint")
+
+    @property
+    def grid(self) -> tuple[int, int]:
+        """Token rows and columns."""
+        return self.vectors.shape[1], self.vectors.shape[2]
+
+    @property
+    def cell(self) -> tuple[float, float]:
+        """Height and width of one cell in pixels of the picture."""
+        return self.height / self.grid[0], self.width / self.grid[1]
+
+    def upsample(self, maps: Float32[np.ndarray, "k rows cols"]) -> Float32[np.ndarray, "k height width"]:
+        """Maps on the grid, bilinear to the picture's own pixels."""
+        return upsample(maps, self.height, self.width)
+
+
+@dataclass(frozen=True, eq=False)
+class Regions:
+    """N masks of one picture as COCO run lengths, each with a `quality` in [0, 1] that sorts and breaks ties.
+
+    >>> mask = np.zeros((1, 4, 6), bool); mask[0, 1:3, 2:5] = True
+    >>> Regions.from_masks(mask).boxes.tolist(), Regions.from_masks(mask).area.tolist()
+    ([[2.0, 1.0, 5.0, 3.0]], [6])
+    """
+
+    height: int
+    width: int
+    rles: tuple[Rle, ...]
+    quality: Float32[np.ndarray, " n"]
+
+    def __post_init__(self) -> None:
+        if len(self.rles) != len(self.quality):
+            raise BadInput(f"every region needs a quality: {len(self.rles)} masks, {len(self.quality)} numbers")
+        for rle in self.rles:
+            if list(rle["size"]) != [self.height, self.width]:
+                raise BadInput(
+                    f"regions must match the picture: a mask is {rle['size'][0]}x{rle['size'][1]}, the picture is "
+                    f"{self.height}x{self.width} (rows x cols). Swapped axes?"
+                )
+
+    @classmethod
+    def empty(cls, height: int, width: int) -> "Regions":
+        """No region at all in a picture of this size."""
+        return cls(height, width, (), np.zeros(0, np.float32))
+
+    @classmethod
+    def from_masks(
+        cls, masks: Bool[np.ndarray, "n height width"], quality: Float[np.ndarray, " n"] | None = None
+    ) -> "Regions":
+        """Regions of full-frame masks; quality 1 where none is given."""
+        count, height, width = masks.shape
+        quality = np.ones(count, np.float32) if quality is None else quality.astype(np.float32)
+        return cls(height, width, tuple(encode_rle(mask) for mask in masks), quality)
+
+    @property
+    def masks(self) -> Bool[np.ndarray, "n height width"]:
+        """All masks decoded: N * H * W bytes, so ask for `regions[keep].masks` where N is large."""
+        masks = np.zeros((len(self), self.height, self.width), bool)
+        for mask, rle in zip(masks, self.rles, strict=True):
+            mask[:] = decode_rle(rle)
+        return masks
+
+    @property
+    def boxes(self) -> Float[np.ndarray, "n 4"]:
+        """XYXY pixel edges; zeros for an empty mask."""
+        from pycocotools import mask as coco
+
+        if not self.rles:
+            return np.zeros((0, 4))
+        xywh = np.asarray(coco.toBbox(list(self.rles)), float).reshape(-1, 4)
+        return np.concatenate([xywh[:, :2], xywh[:, :2] + xywh[:, 2:]], axis=1)
+
+    @property
+    def area(self) -> Int[np.ndarray, " n"]:
+        """Pixels in each mask."""
+        from pycocotools import mask as coco
+
+        return np.asarray(coco.area(list(self.rles)), np.int64) if self.rles else np.zeros(0, np.int64)
+
+    def __len__(self) -> int:
+        return len(self.rles)
+
+    def __getitem__(self, keep: Shaped[np.ndarray, " m"] | slice | Sequence[int]) -> "Regions":
+        """The regions that a boolean mask, an index array or a slice picks, in that order."""
+        index = np.arange(len(self))[keep if isinstance(keep, slice) else np.asarray(keep, _index_type(keep))]
+        return replace(self, rles=tuple(self.rles[i] for i in index), quality=self.quality[index])
+
+
+@dataclass(frozen=True, eq=False)
+class Evidence:
+    """What a `Segmentation` was decided from: enough to decide again at another threshold, exactly.
+
+    `rows` are scaled cosines of every prompt row in every cell. `parts` gives each pixel the proposal that owns it (-1:
+    none) and `part_rows` that proposal's scaled cosines; where a proposal owns a pixel, its scores decide. `uncovered`
+    says who decides elsewhere: "dense" (the cells) or "none" (nobody: unlabelled).
+    """
+
+    height: int
+    width: int
+    owner: Int[np.ndarray, " rows"]
+    rows: Float32[np.ndarray, "rows r c"]
+    thresholds: Float32[np.ndarray, " names"]
+    probability: str = "names"
+    parts: Int32[np.ndarray, "height width"] | None = None
+    part_rows: Float32[np.ndarray, "parts rows"] | None = None
+    part_quality: Float32[np.ndarray, " parts"] | None = None
+    uncovered: str = "dense"
+    min_area: int = 0
+
+    def __post_init__(self) -> None:
+        if self.probability not in ("names", "rows"):
+            raise BadUsage(f"probability must be names or rows: got {self.probability!r}")
+        if self.uncovered not in ("dense", "none"):
+            raise BadUsage(f"uncovered must be dense or none: got {self.uncovered!r}")
+        if (self.parts is None) != (self.part_rows is None):
+            raise BadInput("parts and part_rows come together")
+
+    def tiles(self) -> Iterator[tuple[slice, Float32[np.ndarray, "slots h width"]]]:
+        """Posteriors of the names (first K) and negatives, a band of pixel rows at a time, in reading order."""
+        step = max(1, TILE_BYTES // (4 * max(1, len(self.owner)) * self.width))
+        for top in range(0, self.height, step):
+            band = slice(top, min(self.height, top + step))
+            dense = posterior(
+                upsample(self.rows, self.height, self.width, band), self.owner, self._names, self.probability
+            )
+            if self.uncovered == "none":
+                dense = np.zeros_like(dense)
+            if self.parts is not None and self.part_rows is not None and len(self.part_rows):
+                parts = self.parts[band]
+                covered = parts >= 0
+                of_parts = posterior(self.part_rows.T, self.owner, self._names, self.probability)
+                dense[:, covered] = of_parts[:, parts[covered]]
+            yield band, dense
+
+    @property
+    def _names(self) -> int:
+        return len(self.thresholds)
+
+
+@dataclass(frozen=True, eq=False)
+class Segmentation:
+    """Which pixels are which name: one label a pixel, and the regions that make them up.
+
+    `labels` holds indices into `names`, -1 for unlabelled. `confidence` is the posterior (over the names and the stated
+    negatives) of the label, or of the best name where the pixel stayed unlabelled. `region_scores[n, k]` is the mean
+    posterior of name k over region n, so a region's own score is never below the threshold that it passed.
+    """
+
+    names: tuple[str, ...]
+    labels: Int16[np.ndarray, "height width"]
+    confidence: Float32[np.ndarray, "height width"]
+    regions: Regions
+    region_labels: Int[np.ndarray, " n"]
+    region_scores: Float32[np.ndarray, "n names"]
+    recipe: RecipeLike
+    evidence: Evidence | None = None
+    notes: tuple[str, ...] = ()
+
+    def __post_init__(self) -> None:
+        if self.labels.shape != self.confidence.shape or self.labels.shape != (self.regions.height, self.regions.width):
+            raise BadInput("labels, confidence and regions must be of one picture")
+        if not len(self.regions) == len(self.region_labels) == len(self.region_scores):
+            raise BadInput("every region needs a label and a row of scores")
+
+    @classmethod
+    def decide(
+        cls, names: Sequence[str], evidence: Evidence, recipe: RecipeLike, notes: tuple[str, ...] = ()
+    ) -> "Segmentation":
+        """The answer that the evidence gives at its thresholds.
+
+        A name below its own threshold is struck and the next best wins; where a negative wins or no name is left the
+        pixel stays unlabelled (-1). Regions are the proposals' visible parts, and 8-connected parts of one label
+        elsewhere; those below `min_area` pixels are unlabelled again.
+        """
+        height, width, count = evidence.height, evidence.width, len(names)
+        labels = np.full((height, width), -1, np.int16)
+        confidence = np.zeros((height, width), np.float32)
+        for band, slots in evidence.tiles():
+            labels[band], confidence[band] = pick(slots, evidence.thresholds)
+        owners, region_labels = split(labels, evidence.parts, count)
+        sizes = np.bincount(owners[owners >= 0], minlength=len(region_labels))
+        keep = sizes >= max(1, evidence.min_area)
+        renumber = np.append(np.where(keep, np.cumsum(keep) - 1, -1), -1)  # the last entry serves index -1
+        owners, region_labels, sizes = renumber[owners], region_labels[keep], sizes[keep]
+        labels[owners < 0] = -1
+        sums = np.zeros((len(sizes), count))
+        for band, slots in evidence.tiles():
+            inside = owners[band] >= 0
+            for name in range(count):
+                sums[:, name] += np.bincount(owners[band][inside], slots[name][inside], len(sizes))
+        scores = (sums / np.maximum(sizes, 1)[:, None]).astype(np.float32)
+        quality = scores.max(axis=1, initial=0)
+        regions = Regions(height, width, tuple(_rles_of(owners, len(sizes))), quality.astype(np.float32))
+        return cls(tuple(names), labels, confidence, regions, region_labels, scores, recipe, evidence, notes)
+
+    def with_threshold(self, threshold: float | Mapping[str, float]) -> "Segmentation":
+        """The same picture and names at another threshold (one number, or some names' own), without any network."""
+        if self.evidence is None:
+            raise BadUsage("this result was read from a file and keeps no evidence: segment the picture again")
+        thresholds = self.evidence.thresholds.copy()
+        if isinstance(threshold, Mapping):
+            for name, value in threshold.items():
+                if name not in self.names:
+                    raise BadUsage(f"threshold is for {name!r}, which is not among {', '.join(self.names)}")
+                thresholds[self.names.index(name)] = value
+        else:
+            thresholds[:] = threshold
+        return Segmentation.decide(self.names, replace(self.evidence, thresholds=thresholds), self.recipe, self.notes)
+
+    @property
+    def shares(self) -> dict[str, float]:
+        """The share of the picture that each name owns, in [0, 1]."""
+        counts = np.bincount(self.labels[self.labels >= 0].astype(np.int64), minlength=len(self.names))
+        return {name: float(n) / self.labels.size for name, n in zip(self.names, counts, strict=True)}
+
+    @property
+    def masks(self) -> dict[str, Bool[np.ndarray, "height width"]]:
+        """One mask a name."""
+        return {name: self.labels == k for k, name in enumerate(self.names)}
+
+    @property
+    def colours(self) -> UInt8[np.ndarray, "names 3"]:
+        """One RGB colour a name, the same in every picture and every export."""
+        return palette(len(self.names))
+
+    def to_dict(self) -> dict[str, Any]:
+        """The `--json` object of a picture, without its path and seconds; scores rounded to 6 digits."""
+        boxes, area = self.regions.boxes, self.regions.area
+        order = np.argsort(-self._own_scores(), kind="stable")
+        return {
+            "height": self.regions.height,
+            "width": self.regions.width,
+            "names": list(self.names),
+            "shares": {name: round(share, 6) for name, share in self.shares.items()},
+            "regions": [
+                {
+                    "name": self.names[self.region_labels[i]],
+                    "score": round(float(self.region_scores[i, self.region_labels[i]]), 6),
+                    "area": int(area[i]),
+                    "bbox": [float(v) for v in (*boxes[i, :2], *(boxes[i, 2:] - boxes[i, :2]))],
+                    "segmentation": dict(self.regions.rles[i]),
+                }
+                for i in order
+            ],
+            "recipe": self.recipe.to_dict(),
+            "notes": list(self.notes),
+        }
+
+    def _own_scores(self) -> Float32[np.ndarray, " n"]:
+        return self.region_scores[np.arange(len(self.region_labels)), self.region_labels]
+
+    def __repr__(self) -> str:
+        found = ", ".join(f"{name} {share:.1%}" for name, share in self.shares.items() if share) or "nothing found"
+        return f"Segmentation({self.regions.height}x{self.regions.width}, {len(self.regions)} regions: {found})"
+
+
+@dataclass(frozen=True, eq=False)
+class AnomalyMap:
+    """How strange each pixel is, in `unit`: higher is stranger; `score` is the number of the whole picture."""
+
+    values: Float32[np.ndarray, "height width"]
+    score: float
+    unit: str
+    recipe: RecipeLike
+    threshold: float | None = None
+    object: str = ""
+    notes: tuple[str, ...] = ()
+
+    def __post_init__(self) -> None:
+        if not np.isfinite(self.values).all() or not np.isfinite(self.score):
+            raise BadInput("anomaly values are not finite: try dtype float32, or check the checkpoint")
+
+    def mask(self, threshold: float | None = None) -> Bool[np.ndarray, "height width"]:
+        """Pixels at or above a threshold (the map's own unless one is given)."""
+        cut = self.threshold if threshold is None else threshold
+        if cut is None:
+            raise BadUsage("this map has no threshold: give one, or calibrate on normal pictures")
+        return self.values >= cut
+
+    def regions(self, threshold: float | None = None) -> Regions:
+        """8-connected parts at or above the threshold; `quality` is the largest value inside, clipped to [0, 1]."""
+        mask = self.mask(threshold)
+        owners, kinds = split(np.where(mask, 0, -1).astype(np.int16), None, 1)
+        peaks = np.zeros(len(kinds), np.float32)
+        np.maximum.at(peaks, owners[owners >= 0], self.values[owners >= 0])
+        return Regions(*mask.shape, tuple(_rles_of(owners, len(kinds))), peaks.clip(0, 1))
+
+    def to_dict(self) -> dict[str, Any]:
+        """The `anomaly --json` object of a picture, without its path and seconds."""
+        regions: list[dict[str, Any]] = []
+        if self.threshold is not None:
+            found = self.regions()
+            for box, area, score, rle in zip(found.boxes, found.area, found.quality, found.rles, strict=True):
+                bbox = [float(v) for v in (*box[:2], *(box[2:] - box[:2]))]
+                regions.append(
+                    {"score": round(float(score), 6), "area": int(area), "bbox": bbox, "segmentation": dict(rle)}
+                )
+        return {
+            "height": self.values.shape[0],
+            "width": self.values.shape[1],
+            "object": self.object,
+            "score": round(float(self.score), 6),
+            "threshold": self.threshold,
+            "unit": self.unit,
+            "regions": sorted(regions, key=lambda region: -region["score"]),
+            "recipe": self.recipe.to_dict(),
+            "notes": list(self.notes),
+        }
+
+    def __repr__(self) -> str:
+        height, width = self.values.shape
+        return f"AnomalyMap({height}x{width}, score {self.score:.3f} ({self.unit}), object {self.object!r})"
+
+
+# Arithmetic that the nouns themselves need; everything else on arrays lives in geometry and masks.
+
+
+def encode_rle(mask: Bool[np.ndarray, "height width"]) -> Rle:
+    """COCO run lengths of one mask."""
+    from pycocotools import mask as coco
+
+    rle = coco.encode(np.asfortranarray(mask, np.uint8))
+    return {"size": [int(n) for n in rle["size"]], "counts": rle["counts"].decode("ascii")}
+
+
+def decode_rle(rle: Rle) -> Bool[np.ndarray, "height width"]:
+    """The mask of COCO run lengths."""
+    from pycocotools import mask as coco
+
+    return np.ascontiguousarray(coco.decode(rle)).astype(bool)
+
+
+def bilinear(cells: int, pixels: int) -> Float32[np.ndarray, "pixels cells"]:
+    """Weights that carry `cells` samples to `pixels` (half-pixel centres, edges repeated, no antialias). Rows sum to 1.
+
+    >>> bilinear(2, 4).tolist()
+    [[1.0, 0.0], [0.75, 0.25], [0.25, 0.75], [0.0, 1.0]]
+    """
+    centre = ((np.arange(pixels) + 0.5) * (cells / pixels) - 0.5).clip(0, cells - 1)
+    low = np.floor(centre).astype(np.int64).clip(0, cells - 1)
+    high = np.minimum(low + 1, cells - 1)
+    share = (centre - low).astype(np.float32)
+    weights = np.zeros((pixels, cells), np.float32)
+    weights[np.arange(pixels), low] += 1 - share
+    weights[np.arange(pixels), high] += share
+    return weights
+
+
+def upsample(
+    maps: Float32[np.ndarray, "k rows cols"], height: int, width: int, band: slice | None = None
+) -> Float32[np.ndarray, "k h width"]:
+    """Maps on the grid, bilinear to `height` x `width` pixels (torch's align_corners=False), or a band of pixel rows.
+
+    Two small matrices, so a band made alone holds the same numbers as the same rows of the whole, up to the order of
+    additions.
+    """
+    _, rows, cols = maps.shape
+    down, across = bilinear(rows, height)[band or slice(None)], bilinear(cols, width)
+    out: Float32[np.ndarray, "k h width"] = np.matmul(np.matmul(down, maps), across.T)
+    return out
+
+
+def posterior(
+    rows: Float32[np.ndarray, "rows ..."], owner: Int[np.ndarray, " rows"], names: int, probability: str
+) -> Float32[np.ndarray, "slots ..."]:
+    """Posteriors of `names` names and then of every negative, from scaled cosines of prompt rows.
+
+    "names" (ours): a name's best row first, softmax over names and negatives. "rows" (the papers'): softmax over all
+    rows, then a name's best row, so that adding a synonym lowers everybody. Both have the same arg-max.
+    """
+    negatives = np.flatnonzero(owner < 0)
+    slots = np.empty((names + len(negatives), *rows.shape[1:]), np.float32)
+    for name in range(names):
+        slots[name] = rows[owner == name].max(axis=0)
+    slots[names:] = rows[negatives]
+    if not len(slots):
+        return slots
+    top = slots.max(axis=0)
+    if probability == "rows":
+        total = np.exp(rows - top).sum(axis=0)
+        return np.exp(slots - top) / total
+    slots -= top
+    np.exp(slots, out=slots)
+    slots /= slots.sum(axis=0)
+    return slots
+
+
+def pick(
+    slots: Float32[np.ndarray, "slots ..."], thresholds: Float32[np.ndarray, " names"]
+) -> tuple[Int16[np.ndarray, "..."], Float32[np.ndarray, "..."]]:
+    """Label (-1: none) and posterior of each place: names below their own threshold struck, then the largest wins."""
+    count, shape = len(thresholds), slots.shape[1:]
+    if not count:
+        return np.full(shape, -1, np.int16), np.zeros(shape, np.float32)
+    names = slots[:count]
+    struck = names < thresholds.reshape(-1, *[1] * len(shape))
+    alive = np.where(struck, -1, names)
+    label, best = alive.argmax(axis=0), alive.max(axis=0)
+    rival = slots[count:].max(axis=0) if len(slots) > count else np.zeros(shape, np.float32)
+    lost = (best <= 0) | (rival > best)
+    confidence = np.where(lost, names.max(axis=0), best)
+    return np.where(lost, -1, label).astype(np.int16), confidence.astype(np.float32)
+
+
+def split(
+    labels: Int16[np.ndarray, "height width"], parts: Int32[np.ndarray, "height width"] | None, names: int
+) -> tuple[Int[np.ndarray, "height width"], Int[np.ndarray, " n"]]:
+    """The region that owns each pixel (-1: none) and each region's label.
+
+    A labelled pixel of a proposal belongs to it; elsewhere 8-connected pixels of one label are a region.
+    """
+    import cv2
+
+    owners = np.full(labels.shape, -1, np.int64)
+    kinds: list[int] = []
+    free = labels >= 0
+    if parts is not None:
+        owned = free & (parts >= 0)
+        ids, first, inverse = np.unique(parts[owned], return_index=True, return_inverse=True)
+        owners[owned] = inverse.reshape(-1)
+        kinds += labels[owned][first].tolist()
+        free &= ~owned
+    for name in range(names):
+        here = free & (labels == name)
+        if here.any():
+            count, found = cv2.connectedComponents(here.astype(np.uint8), connectivity=8)
+            owners[here] = found[here] - 1 + len(kinds)
+            kinds += [name] * (count - 1)
+    return owners, np.asarray(kinds, np.int64)
+
+
+def palette(count: int) -> UInt8[np.ndarray, "count 3"]:
+    """RGB colours that tell `count` names apart, also for colour-blind eyes where few are asked.
+
+    The first eight are Okabe and Ito's (black last, grey instead), the next seven Tol's muted set, then hues at the
+    golden angle.
+    """
+    import colorsys
+
+    fixed = (
+        "E69F00 56B4E9 009E73 F0E442 0072B2 D55E00 CC79A7 999999 "  # Okabe-Ito
+        "332288 88CCEE 44AA99 117733 999933 DDCC77 882255"  # Tol, muted
+    ).split()
+    colours = [tuple(bytes.fromhex(code)) for code in fixed[:count]]
+    for i in range(len(fixed), count):
+        hue, light = (i * 0.61803398875) % 1, 0.38 + 0.24 * (i % 3) / 2
+        colours.append(tuple(round(255 * v) for v in colorsys.hls_to_rgb(hue, light, 0.65)))
+    return np.array(colours, np.uint8).reshape(-1, 3)
+
+
+def _rles_of(owners: Int[np.ndarray, "height width"], count: int) -> Iterator[Rle]:
+    """Run lengths of regions 0..count-1 in a map of owners, each cut from its own box."""
+    if not count:
+        return
+    from pycocotools import mask as coco
+
+    rows, cols = np.nonzero(owners >= 0)
+    ids = owners[rows, cols]
+    low = np.full((count, 2), np.iinfo(np.int64).max)
+    high = np.zeros((count, 2), np.int64)
+    place = np.stack([rows, cols], axis=1)
+    np.minimum.at(low, ids, place)
+    np.maximum.at(high, ids, place + 1)
+    frame = np.zeros(owners.shape, np.uint8, order="F")
+    for i in range(count):
+        box = (slice(low[i, 0], high[i, 0]), slice(low[i, 1], high[i, 1]))
+        frame[box] = owners[box] == i
+        rle = coco.encode(frame)
+        frame[box] = 0
+        yield {"size": [int(n) for n in rle["size"]], "counts": rle["counts"].decode("ascii")}
+
+
+def _index_type(keep: Shaped[np.ndarray, " m"] | Sequence[int]) -> Any:
+    """Booleans stay a mask; everything else is an index, also when empty."""
+    return np.bool_ if getattr(keep, "dtype", None) == np.dtype(bool) else np.int64
+
+
+__all__ = [
+    "AnomalyMap",
+    "DenseFeatures",
+    "Evidence",
+    "RecipeLike",
+    "Regions",
+    "Rle",
+    "Segmentation",
+    "Vocabulary",
+    "bilinear",
+    "decode_rle",
+    "encode_rle",
+    "palette",
+    "pick",
+    "posterior",
+    "split",
+    "upsample",
+]
