@@ -1,8 +1,8 @@
 """The nouns: what the parts of ovseg hand to one another, and what a user keeps.
 
-H, W are the height and width of the picture; R, C token rows and columns; D the embedding width; N regions; K names; P
-prompt rows. Everything here is numpy on the CPU, frozen, and checked when made. Boxes are XYXY pixel edges (max + 1), x to
-the right and y down; a run-length code is COCO's, made and read by pycocotools.
+H, W are the height and width of the picture; R, C token rows and columns; D the embedding width; N regions; K names;
+P prompt rows. Everything here is numpy on the CPU, frozen, and checked when made. Boxes are XYXY pixel edges (max + 1),
+x to the right and y down; a run-length code is COCO's, made and read by pycocotools.
 
 A `Segmentation` keeps the `Evidence` that it was made from (the scaled cosine of every prompt row in every cell), so
 that a threshold can be asked again, exactly, without any network.
@@ -346,7 +346,8 @@ class Segmentation:
         }
 
     def _own_scores(self) -> Float32[np.ndarray, " n"]:
-        return self.region_scores[np.arange(len(self.region_labels)), self.region_labels]
+        own: Float32[np.ndarray, " n"] = self.region_scores[np.arange(len(self.region_labels)), self.region_labels]
+        return own
 
     def __repr__(self) -> str:
         found = ", ".join(f"{name} {share:.1%}" for name, share in self.shares.items() if share) or "nothing found"
@@ -382,7 +383,8 @@ class AnomalyMap:
         owners, kinds = split(np.where(mask, 0, -1).astype(np.int16), None, 1)
         peaks = np.zeros(len(kinds), np.float32)
         np.maximum.at(peaks, owners[owners >= 0], self.values[owners >= 0])
-        return Regions(*mask.shape, tuple(_rles_of(owners, len(kinds))), peaks.clip(0, 1))
+        height, width = mask.shape
+        return Regions(height, width, tuple(_rles_of(owners, len(kinds))), peaks.clip(0, 1))
 
     def to_dict(self) -> dict[str, Any]:
         """The `anomaly --json` object of a picture, without its path and seconds."""
@@ -476,8 +478,8 @@ def posterior(
         return slots
     top = slots.max(axis=0)
     if probability == "rows":
-        total = np.exp(rows - top).sum(axis=0)
-        return np.exp(slots - top) / total
+        shared: Float32[np.ndarray, "slots ..."] = np.exp(slots - top) / np.exp(rows - top).sum(axis=0)
+        return shared
     slots -= top
     np.exp(slots, out=slots)
     slots /= slots.sum(axis=0)
