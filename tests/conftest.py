@@ -1,0 +1,16 @@
+"""What every test can ask for: the parity data where it is, and the small networks of tests/tiny.py."""
+
+from pathlib import Path
+
+import pytest
+
+GOLDEN = Path(__file__).resolve().parents[2] / "shared" / "golden"
+
+
+@pytest.fixture(scope="session")
+def golden_dense() -> Path:
+    """Folder of what the published dense programs compute; a user's checkout has none, and the test says so."""
+    folder = GOLDEN / "dense"
+    if not folder.is_dir():
+        pytest.skip("parity data is not beside this checkout (../shared/golden/dense)")
+    return folder
