@@ -10,7 +10,7 @@ that a threshold can be asked again, exactly, without any network.
 
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
-from typing import Any, Protocol, TypedDict
+from typing import Any, Protocol, TypedDict, runtime_checkable
 
 import numpy as np
 from jaxtyping import Bool, Float, Float32, Int, Int16, Int32, Shaped, UInt8
@@ -27,6 +27,7 @@ class Rle(TypedDict):
     counts: str
 
 
+@runtime_checkable
 class RecipeLike(Protocol):
     """What a result remembers of the choices that made it (`ovseg.Recipe`)."""
 

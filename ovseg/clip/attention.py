@@ -17,6 +17,7 @@ Papers: MaskCLIP (Zhou et al. 2022, arXiv:2112.01071), SCLIP (Wang et al. 2023, 
 from collections.abc import Mapping
 from dataclasses import dataclass
 from types import MappingProxyType
+from typing import Any
 
 import torch
 import torch.nn.functional as F
@@ -52,7 +53,7 @@ class Term:
 
 @dataclass(frozen=True)
 class Group:
-    """Terms that are added, then normalised over the keys, then weighted. "identity": each token keeps its own value."""
+    """Terms that are added, normalised over the keys, then weighted. "identity": each token keeps its own value."""
 
     terms: tuple[Term, ...] = ()
     weight: float = 1.0
@@ -125,7 +126,7 @@ def last_block(name: str) -> LastBlock:
 
 
 def run_block(
-    block: nn.Module, tokens: Float[Tensor, "b n embed"], row: LastBlock, grid: tuple[int, int]
+    block: Any, tokens: Float[Tensor, "b n embed"], row: LastBlock, grid: tuple[int, int]
 ) -> Float[Tensor, "b n embed"]:
     """The block's output with the row's attention in place of its own; token 0 is the image's own, the rest `grid`.
 
@@ -133,7 +134,7 @@ def run_block(
     """
     normed = block.ln_1(tokens)
     mixed = block.ls_1(attend(block.attn, normed, row.groups, grid))
-    out = tokens + mixed if row.residual else mixed
+    out: Tensor = tokens + mixed if row.residual else mixed
     if row.mlp:
         out = out + block.ls_2(block.mlp(block.ln_2(out)))
     return out
@@ -165,7 +166,7 @@ def attend(
 
 
 def nearness(grid: tuple[int, int], std: float) -> Float[Tensor, "n n"]:
-    """exp(-distance^2 / 2 std^2) between patches of a (rows, cols) grid; row and column 0 (the image's own token) are 0.
+    """exp(-distance^2 / 2 std^2) between patches of a (rows, cols) grid; 0 to and from the image's own token (first).
 
     >>> nearness((1, 2), 1.0)[1, 2].item() == torch.tensor(-0.5).exp().item()
     True

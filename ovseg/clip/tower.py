@@ -8,6 +8,7 @@ The tokens that enter the last block are worth keeping: another method on the sa
 """
 
 from dataclasses import dataclass
+from typing import Any, TypeAlias
 
 import torch
 import torch.nn.functional as F
@@ -16,6 +17,8 @@ from torch import Tensor, nn
 
 from ovseg.clip.attention import LAST_BLOCKS, LastBlock, last_block, run_block
 from ovseg.errors import BadInput, UnknownName, UnsupportedTower
+
+Tower: TypeAlias = Any  # an nn.Module of upstream's, whose parts are read by the names above
 
 POSITIONS = ("bicubic", "scale01", "antialias", "bilinear")
 
@@ -33,7 +36,7 @@ class Capabilities:
     refuses: dict[str, str]
 
 
-def probe(tower: nn.Module) -> Capabilities:
+def probe(tower: Tower) -> Capabilities:
     """Family and sizes of a vision tower, read from the module itself, never from a name.
 
     Every method that the tower cannot do is in `refuses` with a sentence; `ovseg check` prints them.
@@ -53,7 +56,7 @@ def probe(tower: nn.Module) -> Capabilities:
     )
 
 
-def check(tower: nn.Module, method: str) -> None:
+def check(tower: Tower, method: str) -> None:
     """Nothing, or `UnsupportedTower` with the sentence that says what is supported."""
     row = next((name for name, value in LAST_BLOCKS.items() if value is last_block(method)), method)
     refusal = probe(tower).refuses.get(row)
@@ -62,7 +65,7 @@ def check(tower: nn.Module, method: str) -> None:
 
 
 def prefix(
-    tower: nn.Module, pixels: Float[Tensor, "b 3 height width"], positions: str = "bicubic"
+    tower: Tower, pixels: Float[Tensor, "b 3 height width"], positions: str = "bicubic"
 ) -> Float[Tensor, "b n embed"]:
     """The tokens that enter the last block; token 0 is the image's own, the rest are patches in reading order.
 
@@ -71,7 +74,7 @@ def prefix(
     grid = grid_of(tower, pixels)
     patches = tower.conv1(pixels.to(tower.conv1.weight.dtype)).flatten(2).mT  # (b, rows*cols, width)
     own = tower.class_embedding.to(patches.dtype).expand(len(patches), 1, -1)
-    tokens = torch.cat([own, patches], dim=1) + position_embedding(tower, grid, positions).to(patches.dtype)
+    tokens: Tensor = torch.cat([own, patches], dim=1) + position_embedding(tower, grid, positions).to(patches.dtype)
     tokens = tower.ln_pre(tokens)
     for block in tower.transformer.resblocks[:-1]:
         tokens = block(tokens)
@@ -79,14 +82,14 @@ def prefix(
 
 
 def finish(
-    tower: nn.Module, tokens: Float[Tensor, "b n embed"], row: LastBlock, grid: tuple[int, int]
+    tower: Tower, tokens: Float[Tensor, "b n embed"], row: LastBlock, grid: tuple[int, int]
 ) -> Float[Tensor, "b n dim"]:
     """All tokens after the last block as the row reads it, the tower's last norm and its projection; not normalised."""
     return _project(tower, run_block(tower.transformer.resblocks[-1], tokens, row, grid))
 
 
 def dense_tokens(
-    tower: nn.Module,
+    tower: Tower,
     pixels: Float[Tensor, "b 3 height width"],
     method: str = "maskclip-reduced",
     *,
@@ -102,10 +105,10 @@ def dense_tokens(
     check(visual, method)
     grid = grid_of(visual, pixels)
     tokens = finish(visual, prefix(visual, pixels, positions), last_block(method), grid)
-    return tokens[:, 1:].unflatten(1, grid)
+    return tokens[:, 1:].reshape(len(tokens), *grid, -1)
 
 
-def image_vector(tower: nn.Module, tokens: Float[Tensor, "b n embed"]) -> Float[Tensor, "b dim"]:
+def image_vector(tower: Tower, tokens: Float[Tensor, "b n embed"]) -> Float[Tensor, "b dim"]:
     """The tower's own image embedding from the tokens that enter the last block: only the image token is finished."""
     block = tower.transformer.resblocks[-1]
     normed = block.ln_1(tokens)
@@ -114,7 +117,7 @@ def image_vector(tower: nn.Module, tokens: Float[Tensor, "b n embed"]) -> Float[
     return _project(tower, own)[:, 0]
 
 
-def grid_of(tower: nn.Module, pixels: Float[Tensor, "b 3 height width"]) -> tuple[int, int]:
+def grid_of(tower: Tower, pixels: Float[Tensor, "b 3 height width"]) -> tuple[int, int]:
     """Token rows and columns that these pixels give."""
     (height, width), patch = pixels.shape[-2:], _pair(tower.patch_size)
     rows, cols = height // patch[0], width // patch[1]
@@ -123,7 +126,7 @@ def grid_of(tower: nn.Module, pixels: Float[Tensor, "b 3 height width"]) -> tupl
     return rows, cols
 
 
-def position_embedding(tower: nn.Module, grid: tuple[int, int], mode: str = "bicubic") -> Float[Tensor, "n embed"]:
+def position_embedding(tower: Tower, grid: tuple[int, int], mode: str = "bicubic") -> Float[Tensor, "n embed"]:
     """The tower's position embedding on another grid; the parameter itself on its own grid, bit by bit.
 
     Modes: "bicubic" to the exact size (default), "scale01" by the factor (n + 0.1) / side as in SCLIP's family,
@@ -135,7 +138,7 @@ def position_embedding(tower: nn.Module, grid: tuple[int, int], mode: str = "bic
     native = _pair(tower.grid_size)
     if grid == native:
         return stored
-    field = stored[1:].float().mT.unflatten(1, native)[None]  # (1, width, rows, cols)
+    field = stored[1:].float().mT.reshape(1, -1, *native)  # (1, width, rows, cols)
     if mode == "scale01":
         factor = ((grid[0] + 0.1) / native[0], (grid[1] + 0.1) / native[1])
         moved = F.interpolate(field, scale_factor=factor, mode="bicubic", align_corners=False)
@@ -145,12 +148,12 @@ def position_embedding(tower: nn.Module, grid: tuple[int, int], mode: str = "bic
     return torch.cat([stored[:1], moved[0].flatten(1).mT.to(stored.dtype)])
 
 
-def _project(tower: nn.Module, tokens: Tensor) -> Tensor:
+def _project(tower: Tower, tokens: Tensor) -> Tensor:
     projected: Tensor = tower.ln_post(tokens) @ tower.proj
     return projected
 
 
-def _why_not_standard(tower: nn.Module) -> str:
+def _why_not_standard(tower: Tower) -> str:
     """Empty where the standard walk is right; else what this tower is or lacks."""
     for name, family in (
         ("trunk", "this tower wraps timm's {} (SigLIP, EVA, ViTamin, MobileCLIP, ConvNeXt ...)"),
@@ -185,6 +188,7 @@ def _pair(value: int | tuple[int, int] | list[int]) -> tuple[int, int]:
 __all__ = [
     "Capabilities",
     "POSITIONS",
+    "Tower",
     "check",
     "dense_tokens",
     "finish",

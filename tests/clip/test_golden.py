@@ -36,7 +36,9 @@ INPUTS = ("native", "wide", "tall")
 @pytest.fixture(scope="module")
 def tower(golden_dense: Path) -> torch.nn.Module:
     config = json.loads((golden_dense / "model.json").read_text())
-    clip = open_clip.CLIP(config["embed_dim"], config["vision_cfg"], config["text_cfg"], quick_gelu=config["quick_gelu"])
+    clip = open_clip.CLIP(
+        config["embed_dim"], config["vision_cfg"], config["text_cfg"], quick_gelu=config["quick_gelu"]
+    )
     clip.visual.load_state_dict(load_file(golden_dense / "model.safetensors"))
     return clip.visual.eval()
 
