@@ -85,13 +85,31 @@ class Vocabulary:
 
 
 @dataclass(frozen=True, eq=False)
+class Windows:
+    """Unit vectors of the cells of n windows on one canvas (the resized picture), kept apart as the papers do.
+
+    All windows are `crop` pixels high and wide; `tops` and `lefts` are their first pixels on the canvas.
+    """
+
+    vectors: Float32[np.ndarray, "n dim rows cols"]
+    tops: Int[np.ndarray, " n"]
+    lefts: Int[np.ndarray, " n"]
+    crop: tuple[int, int]
+    canvas: tuple[int, int]
+
+
+@dataclass(frozen=True, eq=False)
 class DenseFeatures:
-    """One unit vector for every cell of a picture, and one for the whole of it."""
+    """One unit vector for every cell of a picture, and one for the whole of it.
+
+    `windows` are there under `protocol="paper"` alone, where scores are stitched pixel by pixel.
+    """
 
     vectors: Float32[np.ndarray, "dim rows cols"]
     whole: Float32[np.ndarray, " dim"]
     height: int
     width: int
+    windows: Windows | None = None
 
     def __post_init__(self) -> None:
         if self.height < 1 or self.width < 1 or 0 in self.vectors.shape:
@@ -586,6 +604,7 @@ __all__ = [
     "Rle",
     "Segmentation",
     "Vocabulary",
+    "Windows",
     "bilinear",
     "decode_rle",
     "encode_rle",

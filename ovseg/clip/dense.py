@@ -1,0 +1,220 @@
+"""Pictures become features: resized, cut into windows, read by one method, put together again.
+
+Two protocols. "fast" (ours) rounds both sides to the patch, so windows lie on the patch grid: unit features of all
+windows are averaged there and made unit again, which keeps every cell's arg-max of averaged scores. "paper" is what the
+released programs do (mmsegmentation's slide inference): ratio kept, windows anywhere, the last one shifted inwards,
+scores of each window up-sampled to its pixels and averaged there; its windows are kept apart for that.
+
+Windows of several pictures run in one batch, bounded by tokens. A picture is encoded once; any number of names,
+thresholds and policies are asked of the result.
+"""
+
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass
+
+import numpy as np
+import torch
+import torch.nn.functional as F
+from jaxtyping import Float32, Int, UInt8
+from torch import Tensor
+
+from ovseg import geometry, images
+from ovseg.clip import tower
+from ovseg.clip.attention import last_block
+from ovseg.clip.load import Clip
+from ovseg.errors import BadUsage, UnknownName
+from ovseg.types import DenseFeatures, Windows
+
+PROTOCOLS = ("fast", "paper")
+TOKENS_PER_BATCH = 8192  # bounds memory: ViT-B keeps about 40 kB a token while it runs
+SHORTEST_SIDE = 16  # px: smaller pictures hold nothing that a patch could show
+
+Progress = Callable[[int, int], None]
+
+
+@dataclass(frozen=True)
+class Reading:
+    """How a picture is read: all sizes in pixels.
+
+    `crop` 0 is the tower's own size, -1 the whole picture in one window; `stride` 0 is half a crop. Under "fast" crop
+    and stride are rounded to the patch.
+    """
+
+    method: str = "maskclip-reduced"
+    protocol: str = "fast"
+    short_side: int = 336
+    crop: int = 0
+    stride: int = 0
+    long_side: int = 2048
+
+    def __post_init__(self) -> None:
+        last_block(self.method)
+        if self.protocol not in PROTOCOLS:
+            raise UnknownName.of("protocol", self.protocol, PROTOCOLS)
+        if self.short_side < SHORTEST_SIDE or self.long_side < self.short_side:
+            raise BadUsage(
+                f"short_side must be at least {SHORTEST_SIDE} px and at most long_side: got {self.short_side}, "
+                f"{self.long_side}"
+            )
+        if self.crop < -1 or self.stride < 0:
+            raise BadUsage(f"crop is -1, 0 or pixels and stride is 0 or pixels: got {self.crop}, {self.stride}")
+
+
+@dataclass(frozen=True, eq=False)
+class _Layout:
+    """Where the windows of one picture lie on its canvas, in pixels."""
+
+    pixels: Float32[Tensor, "3 height width"]
+    tops: Int[np.ndarray, " n"]
+    lefts: Int[np.ndarray, " n"]
+    crop: tuple[int, int]
+
+
+def encode(
+    clip: Clip,
+    pictures: Sequence[UInt8[np.ndarray, "_ _ 3"]],
+    reading: Reading | None = None,
+    *,
+    progress: Progress | None = None,
+) -> list[DenseFeatures]:
+    """Dense features of every picture; `whole` is the unit mean of its windows' own image vectors.
+
+    Pictures may differ in size. The answer for a picture does not depend on the others. Raises `UnsupportedTower` where
+    the method cannot read this network.
+    """
+    reading = reading or Reading()
+    tower.check(clip.visual, reading.method)
+    layouts = [_lay_out(clip, picture, reading) for picture in pictures]
+    tokens: list[list[Tensor]] = [[] for _ in pictures]
+    wholes: list[list[Tensor]] = [[] for _ in pictures]
+    total, done = sum(len(layout.tops) for layout in layouts), 0
+    for owners, batch in _batches(layouts, tower.probe(clip.visual).patch):
+        cells, own = _read(clip, batch, reading)
+        for owner, cell, one in zip(owners, cells, own, strict=True):
+            tokens[owner].append(cell)
+            wholes[owner].append(one)
+        done += len(batch)
+        if progress:
+            progress(done, total)
+    return [
+        _join(picture.shape[:2], layout, torch.stack(cells), torch.stack(own), reading)
+        for picture, layout, cells, own in zip(pictures, layouts, tokens, wholes, strict=True)
+    ]
+
+
+def encode_images(clip: Clip, pictures: Sequence[UInt8[np.ndarray, "_ _ 3"]]) -> Float32[np.ndarray, "n dim"]:
+    """The network's own unit vector of each picture, squeezed to its square (CLIP's view of crops and thumbnails)."""
+    height, width = clip.image_size
+    rows = []
+    step = max(1, TOKENS_PER_BATCH // (height * width // 256))
+    for start in range(0, len(pictures), step):
+        some = pictures[start : start + step]
+        batch = torch.stack([_normalised(clip, images.resize(picture, height, width)) for picture in some])
+        with torch.inference_mode():
+            vectors = clip.model.encode_image(batch.to(clip.device))
+            rows.append(F.normalize(vectors.float(), dim=-1).cpu().numpy())
+    return np.concatenate(rows) if rows else np.zeros((0, int(clip.visual.output_dim)), np.float32)
+
+
+def _lay_out(clip: Clip, picture: UInt8[np.ndarray, "h w 3"], reading: Reading) -> _Layout:
+    height, width = picture.shape[:2]
+    patch = tower.probe(clip.visual).patch
+    crops = clip.image_size if reading.crop == 0 else (reading.crop, reading.crop)
+    if reading.protocol == "fast":
+        if patch[0] != patch[1]:
+            raise BadUsage(f"the fast protocol needs square patches: this tower has {patch[0]}x{patch[1]}; take paper")
+        unit, size = patch[0], geometry.fit(height, width, reading.short_side, patch[0], reading.long_side)
+        resized = images.resize(picture, *size)
+    else:
+        unit, size = 1, geometry.rescale(height, width, reading.short_side, reading.long_side)
+        resized = images.resize(picture, *size, kind="bilinear")
+    starts, crop = [], []
+    for side, wanted in zip(size, crops, strict=True):
+        long = side if reading.crop == -1 else min(side, max(unit, wanted // unit * unit))
+        step = max(unit, (reading.stride or long // 2) // unit * unit)
+        starts.append(geometry.windows(side // unit, long // unit, step // unit) * unit)
+        crop.append(long)
+    tops, lefts = np.repeat(starts[0], len(starts[1])), np.tile(starts[1], len(starts[0]))
+    return _Layout(_normalised(clip, resized), tops, lefts, (crop[0], crop[1]))
+
+
+def _batches(layouts: Sequence[_Layout], patch: tuple[int, int]) -> Iterator[tuple[list[int], Tensor]]:
+    """Windows of equal size from all pictures, as many at a time as the token bound allows, in order."""
+    shapes = dict.fromkeys(layout.crop for layout in layouts)
+    for height, width in shapes:
+        room = max(1, TOKENS_PER_BATCH // max(1, (height // patch[0]) * (width // patch[1])))
+        places = [
+            (owner, top, left)
+            for owner, layout in enumerate(layouts)
+            if layout.crop == (height, width)
+            for top, left in zip(layout.tops.tolist(), layout.lefts.tolist(), strict=True)
+        ]
+        for start in range(0, len(places), room):
+            some = places[start : start + room]
+            cut = [layouts[owner].pixels[:, top : top + height, left : left + width] for owner, top, left in some]
+            yield [owner for owner, _, _ in some], torch.stack(cut)
+
+
+@torch.inference_mode()
+def _read(clip: Clip, batch: Float32[Tensor, "b 3 h w"], reading: Reading) -> tuple[Tensor, Tensor]:
+    """Unit vectors of the cells (b, dim, rows, cols) and of the windows themselves (b, dim), on the CPU."""
+    pixels = batch.to(clip.device)
+    row = last_block(reading.method)
+    positions = row.positions if reading.protocol == "paper" else "bicubic"
+    grid = tower.grid_of(clip.visual, pixels)
+    entering = tower.prefix(clip.visual, pixels, positions)
+    cells = tower.finish(clip.visual, entering, row, grid)[:, 1:]
+    own = tower.image_vector(clip.visual, entering)
+    unit = F.normalize(cells.float(), dim=-1).mT.reshape(len(batch), -1, *grid)
+    return unit.cpu(), F.normalize(own.float(), dim=-1).cpu()
+
+
+def _join(
+    size: tuple[int, ...],
+    layout: _Layout,
+    cells: Float32[Tensor, "n dim rows cols"],
+    own: Float32[Tensor, "n dim"],
+    reading: Reading,
+) -> DenseFeatures:
+    """One picture's windows put together on its grid."""
+    height, width = size[0], size[1]
+    canvas = (layout.pixels.shape[1], layout.pixels.shape[2])
+    cell = (layout.crop[0] / cells.shape[2], layout.crop[1] / cells.shape[3])
+    rows, cols = max(1, round(canvas[0] / cell[0])), max(1, round(canvas[1] / cell[1]))
+    total = torch.zeros(cells.shape[1], rows, cols)
+    for vectors, top, left in zip(cells, layout.tops.tolist(), layout.lefts.tolist(), strict=True):
+        down, where_down = _onto(top, layout.crop[0], cells.shape[2], canvas[0], rows)
+        across, where_across = _onto(left, layout.crop[1], cells.shape[3], canvas[1], cols)
+        total[:, where_down, where_across] += down @ vectors @ across.T
+    unit = F.normalize(total, dim=0).numpy()
+    whole = F.normalize(own.mean(dim=0), dim=0).numpy()
+    kept = None
+    if reading.protocol == "paper":
+        kept = Windows(cells.numpy(), layout.tops, layout.lefts, layout.crop, canvas)
+    return DenseFeatures(unit, whole, height, width, kept)
+
+
+def _onto(start: int, crop: int, cells: int, side: int, count: int) -> tuple[Float32[Tensor, "m cells"], slice]:
+    """Weights from a window's cells to those cells of the picture's axis whose middles it covers, and which these are.
+
+    On the patch grid the weights are the identity; elsewhere they are bilinear. The sum over windows is made unit
+    afterwards, so it needs no count.
+    """
+    middles = (np.arange(count) + 0.5) * side / count
+    inside = np.flatnonzero((middles >= start) & (middles < start + crop))
+    place = ((middles[inside] - start) * cells / crop - 0.5).clip(0, cells - 1)
+    low = np.floor(place + 1e-6).astype(np.int64)
+    share = (place - low).clip(0, 1)
+    share[share < 1e-6] = 0
+    weights = np.zeros((len(inside), cells), np.float32)
+    weights[np.arange(len(inside)), low] += 1 - share
+    weights[np.arange(len(inside)), np.minimum(low + 1, cells - 1)] += share
+    return torch.from_numpy(weights), slice(int(inside[0]), int(inside[-1]) + 1)
+
+
+def _normalised(clip: Clip, picture: UInt8[np.ndarray, "h w 3"]) -> Float32[Tensor, "3 h w"]:
+    mean, std = (torch.tensor(values)[:, None, None] for values in (clip.mean, clip.std))
+    return (torch.from_numpy(picture).permute(2, 0, 1).float() / 255 - mean) / std
+
+
+__all__ = ["PROTOCOLS", "Progress", "Reading", "SHORTEST_SIDE", "TOKENS_PER_BATCH", "encode", "encode_images"]

@@ -1,0 +1,121 @@
+import numpy as np
+import pytest
+import torch
+
+import tiny
+from ovseg.clip import dense, tower
+from ovseg.clip.dense import Reading, encode, encode_images
+from ovseg.clip.load import Clip
+from ovseg.errors import BadUsage, UnknownName, UnsupportedTower
+
+WIDE, TALL, SMALL = tiny.picture(48, 80), tiny.picture(91, 50, seed=1), tiny.picture(33, 20, seed=2)
+
+
+@pytest.fixture(scope="module")
+def clip() -> Clip:
+    return tiny.clip()
+
+
+def test_one_whole_window_is_the_towers_own_answer(clip: Clip) -> None:
+    (got,) = encode(clip, [WIDE], Reading("sclip", short_side=48, crop=-1))
+    pixels = dense._normalised(clip, WIDE)[None]
+    wanted = torch.nn.functional.normalize(tower.dense_tokens(clip.visual, pixels, "sclip"), dim=-1)[0]
+    assert got.grid == (6, 10) and got.cell == (8.0, 8.0)
+    np.testing.assert_allclose(got.vectors, wanted.permute(2, 0, 1), atol=1e-5)
+    own = torch.nn.functional.normalize(tower.image_vector(clip.visual, tower.prefix(clip.visual, pixels)), dim=-1)
+    np.testing.assert_allclose(got.whole, own[0], atol=1e-5)
+
+
+@pytest.mark.parametrize("protocol", dense.PROTOCOLS)
+def test_answer_of_a_picture_does_not_depend_on_the_others(clip: Clip, protocol: str) -> None:
+    reading = Reading("naclip", protocol=protocol, short_side=56)
+    together = encode(clip, [WIDE, TALL, SMALL], reading)
+    for picture, wanted in zip([WIDE, TALL, SMALL], together, strict=True):
+        (alone,) = encode(clip, [picture], reading)
+        np.testing.assert_allclose(alone.vectors, wanted.vectors, atol=1e-5)
+        np.testing.assert_allclose(alone.whole, wanted.whole, atol=1e-5)
+        assert (alone.height, alone.width) == picture.shape[:2]
+
+
+def test_windows_are_averaged_on_the_patch_grid(clip: Clip) -> None:
+    """64 x 104 px at patch 8: windows of 48 at rows 0, 16 and columns 0, 24, 48, 56; the slow way, cell by cell."""
+    picture = tiny.picture(64, 104, seed=3)
+    (got,) = encode(clip, [picture], Reading("clearclip", short_side=64))
+    pixels = dense._normalised(clip, picture)
+    total = torch.zeros(8, 13, tiny.DIM)
+    for top in (0, 16):
+        for left in (0, 24, 48, 56):
+            window = pixels[None, :, top : top + 48, left : left + 48]
+            cells = torch.nn.functional.normalize(tower.dense_tokens(clip.visual, window, "clearclip"), dim=-1)[0]
+            for row in range(6):
+                for col in range(6):
+                    total[top // 8 + row, left // 8 + col] += cells[row, col]
+    wanted = torch.nn.functional.normalize(total, dim=-1).permute(2, 0, 1)
+    np.testing.assert_allclose(got.vectors, wanted, atol=1e-5)
+
+
+def test_token_bound_changes_nothing(clip: Clip, monkeypatch: pytest.MonkeyPatch) -> None:
+    (wanted,) = encode(clip, [TALL], Reading(short_side=64))
+    monkeypatch.setattr(dense, "TOKENS_PER_BATCH", 40)
+    (got,) = encode(clip, [TALL], Reading(short_side=64))
+    np.testing.assert_allclose(got.vectors, wanted.vectors, atol=1e-5)
+
+
+def test_paper_protocol_keeps_windows_of_the_published_layout(clip: Clip) -> None:
+    (got,) = encode(clip, [TALL], Reading("sclip", protocol="paper", short_side=53, crop=48, stride=24))
+    assert got.windows is not None
+    assert got.windows.canvas == (96, 53)  # 91 x 50 with the short side at 53, ratio kept
+    assert sorted(set(got.windows.tops.tolist())) == [0, 24, 48]
+    assert sorted(set(got.windows.lefts.tolist())) == [0, 5]  # the last one is shifted inwards, off the patch grid
+    assert got.windows.vectors.shape == (6, tiny.DIM, 6, 6)
+    assert np.isfinite(got.vectors).all()
+
+
+def test_paper_protocol_takes_the_methods_own_positions(clip: Clip) -> None:
+    picture = tiny.picture(48, 80)
+    (got,) = encode(clip, [picture], Reading("sclip", protocol="paper", short_side=48, crop=-1))
+    pixels = dense._normalised(clip, picture)[None]
+    ours = torch.nn.functional.normalize(tower.dense_tokens(clip.visual, pixels, "sclip"), dim=-1)[0].permute(2, 0, 1)
+    theirs = tower.dense_tokens(clip.visual, pixels, "sclip", positions="scale01")
+    theirs = torch.nn.functional.normalize(theirs, dim=-1)[0].permute(2, 0, 1)
+    np.testing.assert_allclose(got.vectors, theirs, atol=1e-5)
+    assert np.abs(got.vectors - ours.numpy()).max() > 1e-3
+
+
+def test_flat_and_thin_pictures_stay_finite(clip: Clip) -> None:
+    flat, thin = np.full((48, 80, 3), 7, np.uint8), tiny.picture(20, 900)
+    for features in encode(clip, [flat, thin], Reading(short_side=48, long_side=240)):
+        assert np.isfinite(features.vectors).all()
+        np.testing.assert_allclose(np.linalg.norm(features.vectors, axis=0), 1, atol=1e-5)
+
+
+def test_pictures_are_not_written(clip: Clip) -> None:
+    before = WIDE.copy()
+    encode(clip, [WIDE], Reading(short_side=48))
+    encode_images(clip, [WIDE])
+    assert np.array_equal(before, WIDE)
+
+
+def test_whole_pictures_get_the_networks_own_vector(clip: Clip) -> None:
+    square = tiny.picture(48, 48)
+    got = encode_images(clip, [square, WIDE])
+    wanted = clip.model.encode_image(dense._normalised(clip, square)[None], normalize=True)
+    np.testing.assert_allclose(got[:1], wanted, atol=1e-5)
+    assert got.shape == (2, tiny.DIM) and encode_images(clip, []).shape == (0, tiny.DIM)
+
+
+def test_progress_counts_windows(clip: Clip) -> None:
+    seen: list[tuple[int, int]] = []
+    encode(clip, [WIDE, TALL], Reading(short_side=64), progress=lambda done, total: seen.append((done, total)))
+    assert seen[-1][0] == seen[-1][1] > 2
+
+
+def test_readings_are_checked_when_made(clip: Clip) -> None:
+    with pytest.raises(UnknownName, match="protocol must be one of fast, paper"):
+        Reading(protocol="quick")
+    with pytest.raises(BadUsage, match="short_side must be at least 16"):
+        Reading(short_side=3)
+    with pytest.raises(BadUsage, match="crop is -1, 0 or pixels"):
+        Reading(crop=-2)
+    with pytest.raises(UnsupportedTower):
+        encode(tiny.clip(pool_type="avg"), [WIDE])
