@@ -46,10 +46,11 @@ class UnknownName(BadUsage, LookupError):
     @classmethod
     def of(cls, what: str, came: str, known: Iterable[str]) -> "UnknownName":
         """The error for `came` where one of `known` was needed, with the nearest known name as a hint."""
-        known = sorted(known)
-        near = difflib.get_close_matches(came.lower(), known, n=1, cutoff=0.5)
+        folded = {name.casefold(): name for name in sorted(known)}
+        near = [folded[name] for name in difflib.get_close_matches(came.casefold(), folded, n=5, cutoff=0.5)]
         hint = f" Did you mean {near[0]!r}?" if near else ""
-        return cls(f"{what} must be one of {', '.join(known)}: got {came!r}.{hint}")
+        shown = list(folded.values()) if len(folded) <= 24 else [*sorted(near), f"... ({len(folded)} in all)"]
+        return cls(f"{what} must be one of {', '.join(shown)}: got {came!r}.{hint}")
 
 
 class UnsupportedTower(BadUsage):

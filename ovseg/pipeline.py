@@ -1,0 +1,237 @@
+"""The line: a picture is encoded once, then any number of names are asked of it.
+
+picture -> read -> dense -> propose -> encode regions = `Encoding`        (image side: networks)
+names -> vocabulary -> score -> compose = `Segmentation`                  (asking: no image-side network)
+"""
+
+import logging
+import threading
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from jaxtyping import Float32, UInt8
+
+from ovseg import anomaly, encoders, images, labels, proposals, weights
+from ovseg.clip import dense, load, text
+from ovseg.clip.load import Clip
+from ovseg.errors import BadInput, BadUsage, MissingWeights
+from ovseg.prompts import read_words
+from ovseg.recipe import PRESETS, Recipe, preset
+from ovseg.types import AnomalyMap, DenseFeatures, Regions, Segmentation, Vocabulary
+
+BEST_FIRST = ("large", "base", "mobile", "tiny")
+VOCABULARIES_KEPT = 64
+
+Progress = Callable[[str, int, int], None]  # stage, done, of
+
+
+@dataclass(frozen=True, eq=False)
+class Encoding:
+    """One picture after every image-side network: what any question about it needs. Made by `Pipeline.encode`."""
+
+    image: UInt8[np.ndarray, "height width 3"]
+    features: DenseFeatures
+    regions: Regions
+    region_vectors: Float32[np.ndarray, "n dim"]
+    image_side: str
+
+
+class Pipeline:
+    """Open networks with a recipe. Safe to use from several threads; holds no picture.
+
+    >>> pipe = Pipeline.open("tiny")                                          # doctest: +SKIP
+    >>> encoding = pipe.encode("desk.jpg")                                    # doctest: +SKIP
+    >>> pipe.segment(encoding, ["cup", {"screen": ["monitor", "laptop"]}])    # doctest: +SKIP
+    """
+
+    def __init__(self, recipe: Recipe, clip: Clip, sam: object | None = None, cache: Path | None = None) -> None:
+        self.recipe, self.clip, self.sam, self.cache = recipe, clip, sam, cache
+        self._vocabularies: dict[Any, Vocabulary] = {}
+        self._lock = threading.Lock()
+
+    @classmethod
+    def open(
+        cls,
+        recipe: str | Recipe | None = None,
+        *,
+        device: str = "auto",
+        folder: str | Path | None = None,
+        allow_download: bool = False,
+        allow_pickle: bool = False,
+        cache: str | Path | None = "default",
+        **changes: Any,
+    ) -> "Pipeline":
+        """The networks of a preset or a recipe, loaded. Without one: the best preset whose weights are here, logged.
+
+        `changes` replace choices of the recipe (`method="sclip"`). `folder` is sought first for weights. Texts are
+        kept in `cache` (None: not at all). Nothing is fetched unless `allow_download`. Raises `MissingWeights` with the
+        commands that bring them; another model never stands in.
+        """
+        chosen = best_here(folder) if recipe is None else recipe
+        chosen = preset(chosen) if isinstance(chosen, str) else chosen
+        chosen = chosen.replace(**changes) if changes else chosen
+        if allow_download:
+            for name in needed_weights(chosen):
+                if weights.find(name, folder) is None:
+                    weights.pull(name)
+        clip = load.load(chosen.model, device=device, folder=folder, allow_pickle=allow_pickle)
+        sam = None
+        if chosen.sam:
+            from ovseg.sam import load as sam_load
+
+            sam = sam_load.load(weights.path(chosen.sam, folder), device=str(clip.device))
+        kept = weights.cache_folder() / "text" if cache == "default" else cache
+        return cls(chosen, clip, sam, Path(kept) if kept is not None else None)
+
+    def encode(
+        self, image: Any, *, channel_order: str = "rgb", progress: Progress | None = None
+    ) -> "Encoding | list[Encoding]":
+        """Everything that image-side networks say about a picture (a list in, a list out)."""
+        many = isinstance(image, list | tuple)
+        pictures = [images.read(one, channel_order=channel_order) for one in (image if many else [image])]
+        for picture in pictures:
+            if min(picture.shape[:2]) < dense.SHORTEST_SIDE:
+                height, width = picture.shape[:2]
+                raise BadInput(
+                    f"a picture must be at least {dense.SHORTEST_SIDE} px on each side: got {height}x{width}; "
+                    "enlarge it first if it is meant"
+                )
+        told = progress or _silent
+        features = dense.encode(
+            self.clip, pictures, self.recipe.reading, progress=lambda done, of: told("encode", done, of)
+        )
+        out = [self._with_regions(picture, one, told) for picture, one in zip(pictures, features, strict=True)]
+        return out if many else out[0]
+
+    def vocabulary(self, names: Any, *, templates: str | None = None, negatives: str | None = None) -> Vocabulary:
+        """Names as prompt rows of this network; kept, so that asking again costs nothing."""
+        if isinstance(names, Vocabulary):
+            dim = self.clip.visual.output_dim
+            if names.vectors.shape[1] != dim:
+                raise BadUsage(
+                    f"the vocabulary must be of this network: its rows have {names.vectors.shape[1]} numbers, those of "
+                    f"{self.clip.name} have {dim}; make it with this pipeline's vocabulary()"
+                )
+            return names
+        words = read_words(names)
+        key = (words.names, words.phrases, words.negatives, tuple(sorted(words.thresholds.items())))
+        choice = (templates or self.recipe.templates, negatives or self.recipe.negatives)
+        with self._lock:
+            if (key, choice) not in self._vocabularies:
+                made = text.vocabulary(self.clip, words, templates=choice[0], negatives=choice[1], cache=self.cache)
+                while len(self._vocabularies) >= VOCABULARIES_KEPT:
+                    self._vocabularies.pop(next(iter(self._vocabularies)))
+                self._vocabularies[key, choice] = made
+            return self._vocabularies[key, choice]
+
+    def segment(
+        self, image: Any, names: Any, *, channel_order: str = "rgb", progress: Progress | None = None, **changes: Any
+    ) -> "Segmentation | list[Segmentation]":
+        """Which pixels are which name, at the picture's own size (a list in, a list out).
+
+        `image` is anything that `images.read` takes, or an `Encoding`. `names` is a text, a list of texts and
+        {name: phrases}, a `Vocabulary`, or a YAML, JSON or text file. `changes` replace choices of the recipe that the
+        image side does not depend on, for instance `threshold=0.4` or `negatives="none"`.
+        """
+        if isinstance(image, list | tuple):
+            return [self._ask(one, names, channel_order, progress, changes) for one in image]
+        return self._ask(image, names, channel_order, progress, changes)
+
+    def anomaly(
+        self,
+        image: Any,
+        object: str,
+        *,
+        normal: Sequence[Any] = (),
+        channel_order: str = "rgb",
+        progress: Progress | None = None,
+        **options: Any,
+    ) -> "AnomalyMap | list[AnomalyMap]":
+        """How strange each pixel is for a picture of `object` (a list in, a list out).
+
+        Without `normal` pictures words alone decide (`object` with states such as "damaged"); with some, each cell is
+        also held against the nearest cell of them. `options` go to `anomaly.score`.
+        """
+        references = [self._encoded(one, channel_order, progress).features for one in normal]
+        several = isinstance(image, list | tuple)
+        maps = []
+        for one in image if several else [image]:
+            features = self._encoded(one, channel_order, progress).features
+            made = anomaly.score(
+                self.clip, features, object, normal=references, recipe=self.recipe, cache=self.cache, **options
+            )
+            maps.append(made)
+        return maps if several else maps[0]
+
+    def _ask(
+        self, image: Any, names: Any, channel_order: str, progress: Progress | None, changes: dict[str, Any]
+    ) -> Segmentation:
+        recipe = self.recipe.replace(**changes) if changes else self.recipe
+        if recipe.image_side != self.recipe.image_side:
+            raise BadUsage(
+                "method, protocol, sizes, proposer and encoder belong to the image side: open another pipeline "
+                f"(Pipeline.open({self.recipe.name!r}, ...)) to change them"
+            )
+        vocabulary = self.vocabulary(names, templates=recipe.templates, negatives=recipe.negatives)
+        encoding = self._encoded(image, channel_order, progress)
+        return labels.compose(
+            encoding.features,
+            vocabulary,
+            regions=encoding.regions,
+            region_vectors=encoding.region_vectors,
+            recipe=recipe,
+        )
+
+    def _encoded(self, image: Any, channel_order: str, progress: Progress | None) -> Encoding:
+        if isinstance(image, Encoding):
+            if image.image_side != self.recipe.image_side:
+                raise BadUsage("this encoding was made by a pipeline of other choices: encode the picture again")
+            return image
+        encoding = self.encode(image, channel_order=channel_order, progress=progress)
+        assert isinstance(encoding, Encoding), "one picture in, one encoding out"
+        return encoding
+
+    def _with_regions(
+        self, picture: UInt8[np.ndarray, "height width 3"], features: DenseFeatures, told: Progress
+    ) -> Encoding:
+        told("propose", 0, 1)
+        options = dict(self.recipe.proposer_options)
+        regions = proposals.propose(self.recipe.proposer, picture, features, sam=self.sam, **options)
+        vectors = encoders.encode(self.recipe.encoder, self.clip, picture, features, regions)
+        told("propose", 1, 1)
+        return Encoding(picture, features, regions, vectors, self.recipe.image_side)
+
+    def __repr__(self) -> str:
+        return f"Pipeline({self.recipe.name}: {self.clip.name} on {self.clip.device}, {self.recipe.method})"
+
+
+def needed_weights(recipe: Recipe) -> list[str]:
+    """Rows of the weights' manifest that a recipe needs, one for each network."""
+    from ovseg.clip.backbones import BACKBONES
+
+    row = BACKBONES.get(recipe.model)
+    return ([row.weights[0]] if row else []) + ([recipe.sam] if recipe.sam else [])
+
+
+def best_here(folder: str | Path | None = None) -> str:
+    """The best preset whose weights are on this machine; said aloud, since nobody named it."""
+    from ovseg.clip.backbones import BACKBONES
+
+    for name in BEST_FIRST:
+        recipe = PRESETS[name]
+        row = BACKBONES[recipe.model]
+        clip_here = any(weights.find(weight, folder) for weight in row.weights)
+        if clip_here and (not recipe.sam or weights.find(recipe.sam, folder)):
+            logging.getLogger("ovseg").info("no model was named: %s is the best preset whose weights are here", name)
+            return name
+    raise MissingWeights("no model is on this machine, not even the bundled one: install ovseg again")
+
+
+def _silent(stage: str, done: int, of: int) -> None:
+    """Progress that nobody asked for."""
+
+
+__all__ = ["BEST_FIRST", "Encoding", "Pipeline", "best_here", "needed_weights"]

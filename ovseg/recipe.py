@@ -1,0 +1,164 @@
+"""Every choice of a run by name and every number, in one frozen thing that goes to JSON and back.
+
+A recipe holds names and numbers only: no code, no paths. It is checked against the tables when it is made, so a
+misspelt method is an error before any network loads. `fingerprint` changes when any choice does.
+"""
+
+import hashlib
+import json
+from collections.abc import Mapping
+from dataclasses import asdict, dataclass, field, fields, replace
+from types import MappingProxyType
+from typing import Any
+
+from ovseg import encoders, labels, prompts, proposals
+from ovseg.clip.attention import last_block
+from ovseg.clip.dense import Reading
+from ovseg.errors import BadUsage, UnknownName
+
+PROBABILITIES = ("names", "rows")
+UNCOVERED = ("dense", "none")
+
+
+@dataclass(frozen=True)
+class Recipe:
+    """How a picture is read, how words become rows, and how scores become labels.
+
+    Sizes are pixels; `crop`, `stride` as in `clip.dense.Reading`. `scale` multiplies cosines before the softmax.
+    `threshold` is the least posterior of a label, in [0, 1]. `min_area` is the share of the picture below which a
+    region is dropped. `model` is a name that `clip.load` opens and `sam` a row of the weights' manifest, or empty.
+    """
+
+    name: str = "own"
+    model: str = "tiny"
+    sam: str = ""
+    method: str = "maskclip-reduced"
+    protocol: str = "fast"
+    short_side: int = 336
+    long_side: int = 2048
+    crop: int = 0
+    stride: int = 0
+    templates: str = "openai80"
+    negatives: str = "scene"
+    scale: float = 40.0
+    probability: str = "names"
+    threshold: float = 0.0
+    proposer: str = "none"
+    proposer_options: Mapping[str, Any] = field(default_factory=dict)
+    encoder: str = "pool"
+    overlap: str = "score"
+    uncovered: str = "dense"
+    min_area: float = 0.0
+
+    def __post_init__(self) -> None:
+        last_block(self.method)
+        _ = self.reading  # made once, to check the protocol and the sizes
+        if self.templates not in prompts.TEMPLATES:
+            raise UnknownName.of("templates", self.templates, prompts.TEMPLATES)
+        prompts.negatives(self.negatives)
+        for what, value, known in (
+            ("probability", self.probability, PROBABILITIES),
+            ("uncovered", self.uncovered, UNCOVERED),
+            ("encoder", self.encoder, encoders.ENCODERS),
+            ("overlap", self.overlap, labels.OVERLAPS),
+        ):
+            if value not in known:
+                raise UnknownName.of(what, value, known)
+        known_options = proposals.proposer(self.proposer).options
+        for option in self.proposer_options:
+            if option not in known_options:
+                raise UnknownName.of(f"option of proposer {self.proposer}", option, known_options)
+        if not 0 <= self.threshold <= 1 or not 0 <= self.min_area < 1:
+            raise BadUsage(f"threshold and min_area are in [0, 1]: got {self.threshold} and {self.min_area}")
+        if self.scale <= 0:
+            raise BadUsage(f"scale must be positive: got {self.scale}")
+
+    @property
+    def reading(self) -> Reading:
+        """The part that the image side depends on."""
+        return Reading(self.method, self.protocol, self.short_side, self.crop, self.stride, self.long_side)
+
+    @property
+    def image_side(self) -> str:
+        """What an `Encoding` depends on, as one text: two recipes that agree here can share it."""
+        parts = [self.model, self.sam, asdict(self.reading), self.proposer, dict(self.proposer_options), self.encoder]
+        return json.dumps(parts, sort_keys=True)
+
+    @property
+    def fingerprint(self) -> str:
+        """Twelve hex digits that change when any choice changes."""
+        return hashlib.sha256(json.dumps(self.to_dict(), sort_keys=True).encode()).hexdigest()[:12]
+
+    def replace(self, **changes: Any) -> "Recipe":
+        """The same recipe with some choices changed, checked again."""
+        known = [entry.name for entry in fields(self)]
+        for name in changes:
+            if name not in known:
+                raise UnknownName.of("choice of a recipe", name, known)
+        return replace(self, **changes)
+
+    def to_dict(self) -> dict[str, Any]:
+        """Names and numbers only, ready for JSON."""
+        return {entry.name: getattr(self, entry.name) for entry in fields(self)} | {
+            "proposer_options": dict(self.proposer_options)
+        }
+
+    @classmethod
+    def from_dict(cls, values: Mapping[str, Any]) -> "Recipe":
+        """The recipe that `to_dict` wrote; a choice that no recipe has is an error."""
+        return cls().replace(**values)
+
+    def to_json(self) -> str:
+        """One line of JSON."""
+        return json.dumps(self.to_dict())
+
+    @classmethod
+    def from_json(cls, text: str) -> "Recipe":
+        """The recipe that `to_json` wrote."""
+        try:
+            values = json.loads(text)
+        except json.JSONDecodeError as error:
+            raise BadUsage(f"a recipe is JSON: {error}") from None
+        if not isinstance(values, dict):
+            raise BadUsage(f"a recipe is a JSON object: got {type(values).__name__}")
+        return cls.from_dict(values)
+
+
+PRESETS: Mapping[str, Recipe] = MappingProxyType(
+    {
+        "tiny": Recipe(
+            name="tiny",
+            model="tiny",
+            short_side=288,
+            crop=-1,
+            templates="few",
+            scale=20.0,
+            threshold=0.3,
+            min_area=0.0005,
+        ),
+        "mobile": Recipe(
+            name="mobile",
+            model="ViT-B-32/openai",
+            method="naclip",
+            short_side=336,
+            proposer="felzenszwalb",
+            threshold=0.2,
+        ),
+        "base": Recipe(
+            name="base", model="ViT-B-16/openai", sam="sam-vit-b", method="naclip", proposer="sam", threshold=0.2
+        ),
+        "large": Recipe(
+            name="large", model="ViT-L-14/openai", sam="sam-vit-h", method="naclip", proposer="sam", threshold=0.2
+        ),
+    }
+)
+
+
+def preset(name: str) -> Recipe:
+    """The preset of that name."""
+    if name not in PRESETS:
+        raise UnknownName.of("preset", name, PRESETS)
+    return PRESETS[name]
+
+
+__all__ = ["PRESETS", "PROBABILITIES", "Recipe", "UNCOVERED", "preset"]
