@@ -48,8 +48,6 @@ TIMEOUT_SECONDS = 30.0  # without a single byte
 BACKOFF_SECONDS = (1.0, 2.0, 4.0, 8.0)  # between tries that bring nothing new; then it is given up, the part is kept
 PASSING_STATUS = frozenset({408, 429, 500, 502, 503, 504})  # worth another try
 
-OPENAI_SIZES = frozenset({"input_resolution", "context_length", "vocab_size"})  # kept among OpenAI's tensors
-
 SOURCES = ("bundled", "https", "huggingface")
 YES = frozenset({"1", "true", "yes", "on"})
 
@@ -294,6 +292,11 @@ def _user_folder(variable: str, default: str) -> Path:
     return (base if base.is_absolute() else Path.home() / default) / "ovseg"
 
 
+def cache_folder() -> Path:
+    """Where ovseg keeps what it can make again: `$XDG_CACHE_HOME/ovseg`."""
+    return _user_folder("XDG_CACHE_HOME", ".cache")
+
+
 def _hub_cache() -> Path:
     from huggingface_hub.constants import HF_HUB_CACHE
 
@@ -373,7 +376,8 @@ def path(name: str, explicit: str | Path | None = None) -> Path:
 
 
 def _how_to_get(row: WeightFile, explicit: str | Path | None) -> str:
-    sought = ", ".join(str(place) for place in search_path(explicit))
+    elsewhere = [] if row.source == "huggingface" else [_hub_cache()]  # where only hub files are sought
+    sought = ", ".join(str(place) for place in search_path(explicit) if place not in elsewhere)
     size = f", {_megabytes(row.bytes)}" if row.bytes else ""
     missing = f"{row.saved_as} ({row.name}{size}) is needed and not in {sought}"
     if row.source == "bundled":
@@ -441,7 +445,7 @@ def sha256(file: Path, *, anew: bool = False) -> str:
 
 
 def _memory_file() -> Path:
-    return _user_folder("XDG_CACHE_HOME", ".cache") / "digests.json"
+    return cache_folder() / "digests.json"
 
 
 def _remembered() -> dict[str, Any]:
@@ -545,8 +549,11 @@ def _install(row: WeightFile, part: Path, target: Path) -> None:
         )
     with part.open("rb+") as file:
         os.fsync(file.fileno())
+    memory = _remembered()
+    entry = memory.pop(str(part.resolve()), None)
     os.replace(part, target)
-    sha256(target)  # remembered under the new name
+    if entry is not None:  # size and time go along, so the digest need not be computed again
+        _remember({**memory, str(target.resolve()): entry})
 
 
 def _copier(held: Path) -> Callable[[Path, Progress], None]:
@@ -629,8 +636,6 @@ def _stream(row: WeightFile, url: str, headers: dict[str, str], part: Path, prog
     import urllib.error
     import urllib.request
 
-    if row.bytes and _size(part) > row.bytes:
-        part.unlink()
     here = _size(part)
     if row.bytes and here == row.bytes:
         return
@@ -694,6 +699,7 @@ def read_state(file: Path, *, allow_pickle: bool = False) -> "dict[str, torch.Te
     OpenAI publishes. Pickles are opened when the manifest knows their digest (`recognise`), else only with
     `allow_pickle`, and then as data alone (`weights_only=True`); a TorchScript archive cannot be opened as data alone.
     A dict under "state_dict" or "model" is unwrapped, and the "module." of a parallel wrapper is taken off the keys.
+    OpenAI's archives keep three sizes among the tensors (input_resolution, context_length, vocab_size): they stay.
     """
     from safetensors import SafetensorError
     from safetensors.torch import load_file
@@ -733,8 +739,7 @@ def _unpickled(file: Path) -> Any:
         if _is_torchscript(file):
             with warnings.catch_warnings():  # torch.jit is deprecated, but OpenAI's files have no other reader
                 warnings.simplefilter("ignore", FutureWarning)
-                stored = torch.jit.load(file, map_location="cpu").state_dict()  # type: ignore[no-untyped-call]
-            return {key: value for key, value in stored.items() if key not in OPENAI_SIZES}
+                return torch.jit.load(file, map_location="cpu").state_dict()  # type: ignore[no-untyped-call]
         return torch.load(file, map_location="cpu", weights_only=True)
     except (pickle.UnpicklingError, BadZipFile, RuntimeError, EOFError, KeyError, ValueError) as error:
         raise BadWeights(_broken(file, error)) from error
@@ -780,6 +785,7 @@ __all__ = [
     "Status",
     "WeightFile",
     "bundled",
+    "cache_folder",
     "default_folder",
     "find",
     "path",

@@ -24,6 +24,7 @@ from ovseg import weights
 from ovseg.errors import BadUsage, BadWeights, MissingWeights, UnknownName, WeightsError
 
 BODY = bytes(range(256)) * 1200 + b"the odd end"  # 307,211 bytes: not a whole number of blocks
+REAL_CHECKOUT = weights._checkout
 COMMIT = "0123456789abcdef0123456789abcdef01234567"
 
 
@@ -81,8 +82,8 @@ def handler_for(host: Host) -> type[BaseHTTPRequestHandler]:
                 rest = data[start:]
                 if host.drop_after:
                     rest = rest[: host.drop_after.pop(0)]
-                self.wfile.write(rest)
                 host.served += len(rest)
+                self.wfile.write(rest)
 
         def refuse(self, status: int) -> None:
             self.send_response(status)
@@ -159,7 +160,7 @@ def test_every_row_is_pinned(row: weights.WeightFile) -> None:
 
 
 def test_bundled_rows_match_what_is_bundled(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.undo()  # the real checkout
+    monkeypatch.setattr(weights, "_checkout", REAL_CHECKOUT)
     bundled = [row.name for row in weights.MANIFEST.values() if row.source == "bundled" and weights.find(row.name)]
     assert [check.detail for check in weights.verify(*bundled) if check.verdict == "bad"] == []
 
@@ -192,6 +193,7 @@ def test_places_are_searched_in_the_promised_order(tmp_path: Path, monkeypatch: 
     row = add_row(monkeypatch, source="huggingface", location="me/mine", revision=COMMIT)
     monkeypatch.setenv("OVSEG_WEIGHTS", f"{tmp_path / 'first'}{os.pathsep}{tmp_path / 'second'}")
     monkeypatch.setattr(weights, "_checkout", lambda: tmp_path / "checkout")
+    monkeypatch.setattr(weights, "__file__", str(tmp_path / "installed" / "ovseg" / "weights.py"))
     snapshot = tmp_path / "hub" / "models--me--mine" / "snapshots" / COMMIT
     folders = [
         tmp_path / "named",
@@ -200,6 +202,7 @@ def test_places_are_searched_in_the_promised_order(tmp_path: Path, monkeypatch: 
         tmp_path / "checkout" / "weights",
         tmp_path / "data" / "ovseg" / "weights",
         snapshot,
+        tmp_path / "installed" / "ovseg" / "_bundled",
     ]
     for folder in folders:
         folder.mkdir(parents=True)
@@ -208,7 +211,7 @@ def test_places_are_searched_in_the_promised_order(tmp_path: Path, monkeypatch: 
         assert folder / row.file == weights.find(row.name, tmp_path / "named")
         (folder / row.file).unlink()
     assert weights.find(row.name, tmp_path / "named") is None
-    assert [*folders[:5], tmp_path / "hub"] == weights.search_path(tmp_path / "named")[:-1]
+    assert [*folders[:5], tmp_path / "hub", folders[6]] == weights.search_path(tmp_path / "named")
 
 
 def test_what_is_missing_is_told_with_places_and_commands(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -241,6 +244,16 @@ def test_bundled_files_are_found_in_a_checkout_and_their_absence_is_told(
     assert tmp_path / "demo" / "examples" == weights.bundled("demo/examples")
     with pytest.raises(MissingWeights, match="reinstall ovseg"):
         weights.bundled("tiny/no_such_file")
+
+
+def test_bundled_files_are_found_in_an_installed_wheel(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(weights, "_checkout", REAL_CHECKOUT)
+    monkeypatch.setattr(weights, "__file__", str(tmp_path / "ovseg" / "weights.py"))  # no pyproject.toml above
+    (tmp_path / "weights").mkdir()
+    model = tmp_path / "ovseg" / "_bundled" / "tiny" / "clip.safetensors"
+    model.parent.mkdir(parents=True)
+    model.write_bytes(b"")
+    assert model == weights.bundled("tiny/clip.safetensors") == weights.find("tiny-clip")
 
 
 def test_status_has_every_row_once(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -288,13 +301,28 @@ def test_verify_tells_apart_what_can_be_wrong(tmp_path: Path, monkeypatch: pytes
     add_row(monkeypatch, name="short", file="short.pth")
     add_row(monkeypatch, name="other", file="other.pth")
     add_row(monkeypatch, name="unknown", file="unknown.pth", sha256="", bytes=0)
+    add_row(monkeypatch, name="sized", file="sized.pth", sha256="")
     monkeypatch.setenv("OVSEG_WEIGHTS", str(tmp_path))
-    for name, body in {"good": BODY, "short": BODY[:-1], "other": BODY[::-1], "unknown": b"any"}.items():
+    for name, body in {
+        "good": BODY,
+        "short": BODY[:-1],
+        "other": BODY[::-1],
+        "unknown": b"any",
+        "sized": b"any",
+    }.items():
         (tmp_path / f"{name}.pth").write_bytes(body)
     verdicts = {
-        check.row.name: check.verdict for check in weights.verify("good", "short", "other", "unknown", "sam-vit-h")
+        check.row.name: check.verdict
+        for check in weights.verify("good", "short", "other", "unknown", "sized", "sam-vit-h")
     }
-    assert verdicts == {"good": "ok", "short": "bad", "other": "bad", "unknown": "unpublished", "sam-vit-h": "missing"}
+    assert verdicts == {
+        "good": "ok",
+        "short": "bad",
+        "other": "bad",
+        "unknown": "unpublished",
+        "sized": "bad",
+        "sam-vit-h": "missing",
+    }
 
 
 def test_an_unwritable_or_broken_memory_costs_time_only(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -323,6 +351,9 @@ def test_a_whole_file_arrives_checked_and_nothing_is_left_beside_it(
     assert tmp_path / "mine" / "stand_in.pth" == got and BODY == got.read_bytes()
     assert ["stand_in.pth"] == os.listdir(tmp_path / "mine")
     assert (len(BODY), len(BODY)) == seen[-1]
+    with monkeypatch.context() as patch:
+        patch.setattr(hashlib, "file_digest", None)  # the digest is known from the download
+        assert got == weights.path(row.name, tmp_path / "mine")
     weights.pull(row.name, to=tmp_path / "mine")  # again: nothing is asked
     assert [("GET", "/models/stand_in.pth", "")] == host.asked
 
@@ -660,7 +691,8 @@ def test_a_known_torchscript_archive_gives_its_tensors(tmp_path: Path, monkeypat
     with pytest.raises(BadWeights, match="is a pickle that the manifest does not know"):
         weights.read_state(tmp_path / "a.pt")
     trusted(monkeypatch, tmp_path / "a.pt")
-    assert same({"proj": TENSORS["visual.proj"]}, weights.read_state(tmp_path / "a.pt"))
+    expected = {"proj": TENSORS["visual.proj"], "context_length": torch.tensor(77)}
+    assert same(expected, weights.read_state(tmp_path / "a.pt"))
 
 
 def test_a_strange_pickle_is_opened_only_on_request_and_with_a_warning(
