@@ -1,0 +1,3 @@
+"""Segment-anything models: opening their checkpoints (`ovseg.sam.load`). Masks without words come from `proposals`."""
+
+__all__: list[str] = []
