@@ -18,7 +18,7 @@ class Polygon:
     """One part of a mask: its outer ring and the rings of its holes, (x, y) of pixel edges, not closed by repetition.
 
     Every side is upright or level. The mask is to the right of the way along a ring: outer rings run clockwise as seen
-    on the screen, holes the other way. Parts are 4-connected, so that a contact in a corner parts two polygons, and a pocket
+    on the screen, holes the other way. Parts are 4-connected: a contact in a corner parts two polygons, and a pocket
     that meets the outside in a corner is no hole.
     """
 
