@@ -62,21 +62,21 @@ class Words:
             raise BadUsage("at least one name is needed: got none; give words such as -p cat, or ['cat']")
         if len(self.names) > MOST_NAMES:
             raise BadUsage(f"at most {MOST_NAMES} names can be asked at once: got {len(self.names)}")
-        seen: dict[str, str] = {}
-        for name, phrases in zip(self.names, self.phrases, strict=True):
-            if not phrases:
-                raise BadUsage(f"{name!r} has no phrase: write it as 'name=phrase|phrase', or leave the '=' out")
-            for phrase in {phrase.casefold() for phrase in phrases}:
-                if phrase in seen:
-                    whose = f"twice under {name!r}" if seen[phrase] == name else f"under {seen[phrase]!r} and {name!r}"
-                    raise BadUsage(f"every phrase must be asked once: {phrase!r} came {whose}; drop one of them")
-                seen[phrase] = name
         folded = [name.casefold() for name in self.names]
         for name in self.names:
             if folded.count(name.casefold()) > 1:
                 raise BadUsage(
                     f"names must differ: {name!r} came {folded.count(name.casefold())} times; drop one of them"
                 )
+        seen: dict[str, str] = {}
+        for name, phrases in zip(self.names, self.phrases, strict=True):
+            if not phrases:
+                raise BadUsage(f"{name!r} has no phrase: write it as 'name=phrase|phrase', or leave the '=' out")
+            for phrase in map(str.casefold, phrases):
+                if phrase in seen:
+                    whose = f"twice under {name!r}" if seen[phrase] == name else f"under {seen[phrase]!r} and {name!r}"
+                    raise BadUsage(f"every phrase must be asked once: {phrase!r} came {whose}; drop one of them")
+                seen[phrase] = name
         for name, value in self.thresholds.items():
             if name not in self.names:
                 raise BadUsage(

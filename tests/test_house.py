@@ -21,7 +21,7 @@ def drawing() -> dict[str, tuple[str, int]]:
     rooms: dict[str, tuple[str, int]] = {}
     folder = ""
     for line in block.group(1).splitlines()[1:]:
-        found = re.match(r"  (\S.*?|\s+\S.*?)  +(\d|side)  ", line)
+        found = re.match(r"  (\s*\S.*?)  +(\d|side)(?:\s|$)", line)
         if not found:
             break
         if not line.startswith("   "):
@@ -47,7 +47,7 @@ def modules() -> dict[str, Path]:
 
 
 def imports(path: Path) -> set[str]:
-    """Rooms of ovseg that a file imports anywhere in it, as names below ovseg; those for type checkers alone as well."""
+    """Rooms of ovseg that a file imports anywhere in it, as names below ovseg; for type checkers alone as well."""
     out: set[str] = set()
     known = modules()
     for node in ast.walk(ast.parse(path.read_text("utf-8"))):
@@ -137,7 +137,9 @@ def test_importing_ovseg_loads_no_network_library() -> None:
     subprocess.run([sys.executable, "-c", code], check=True, cwd=ROOT)
 
 
-@pytest.mark.parametrize("layer", ["types", "prompts", "geometry", "masks", "images", "weights", "draw", "export", "job"])
+@pytest.mark.parametrize(
+    "layer", ["types", "prompts", "geometry", "masks", "images", "weights", "draw", "export", "job"]
+)
 def test_nouns_arithmetic_and_side_rooms_need_no_torch(layer: str) -> None:
     code = f"import sys, ovseg.{layer}; assert 'torch' not in sys.modules"
     subprocess.run([sys.executable, "-c", code], check=True, cwd=ROOT)

@@ -1,0 +1,73 @@
+import json
+
+import pytest
+
+from ovseg.errors import BadUsage, OvsegError, UnknownName
+from ovseg.recipe import PRESETS, Recipe, preset
+from ovseg.weights import MANIFEST
+
+
+def test_json_and_back_is_the_same_recipe() -> None:
+    for recipe in (*PRESETS.values(), Recipe(proposer="felzenszwalb", proposer_options={"scale": 150.0}, scale=17.5)):
+        assert Recipe.from_json(recipe.to_json()) == recipe
+        assert Recipe.from_json(recipe.to_json()).fingerprint == recipe.fingerprint
+
+
+def test_every_choice_moves_the_fingerprint() -> None:
+    base = Recipe()
+    other = {
+        "name": "x", "model": "ViT-B-16/openai", "sam": "sam-vit-b", "method": "naclip", "protocol": "paper",
+        "short_side": 224, "long_side": 1024, "crop": -1, "stride": 64, "templates": "simple", "negatives": "word",
+        "scale": 50.0, "probability": "rows", "threshold": 0.5, "proposer": "felzenszwalb",
+        "proposer_options": {}, "encoder": "crop", "overlap": "smallest", "uncovered": "none", "min_area": 0.01,
+    }  # fmt: skip
+    assert set(other) == set(base.to_dict())
+    changed = {base.replace(**{name: value}).fingerprint for name, value in other.items() if name != "proposer_options"}
+    assert len(changed | {base.fingerprint}) == len(other)
+
+
+def test_only_the_image_side_binds_an_encoding() -> None:
+    base = Recipe()
+    for change in ({"threshold": 0.3}, {"negatives": "none"}, {"scale": 10.0}, {"overlap": "largest"}, {"min_area": 0.1}):
+        assert base.replace(**change).image_side == base.image_side
+    for change in ({"method": "sclip"}, {"short_side": 224}, {"crop": 96}, {"proposer": "felzenszwalb"}, {"model": "x"}):
+        assert base.replace(**change).image_side != base.image_side
+
+
+@pytest.mark.parametrize(
+    ("change", "sentence"),
+    [
+        ({"method": "sklip"}, "method must be one of .* Did you mean 'sclip'"),
+        ({"proposer": "sams"}, "Did you mean 'sam'"),
+        ({"encoder": "crops"}, "Did you mean 'crop'"),
+        ({"overlap": "small"}, "Did you mean 'smallest'"),
+        ({"templates": "openai"}, "Did you mean 'openai80'"),
+        ({"negatives": "voc"}, "Did you mean 'voc26'"),
+        ({"protocol": "slow"}, "protocol must be one of fast, paper"),
+        ({"probability": "row"}, "Did you mean 'rows'"),
+        ({"treshold": 0.3}, "Did you mean 'threshold'"),
+        ({"proposer": "felzenszwalb", "proposer_options": {"scal": 3}}, "Did you mean 'scale'"),
+    ],
+)
+def test_misspelt_choice_names_the_right_one(change: dict[str, object], sentence: str) -> None:
+    with pytest.raises(UnknownName, match=sentence):
+        Recipe().replace(**change)
+
+
+@pytest.mark.parametrize("change", [{"threshold": 1.5}, {"min_area": 1.0}, {"scale": 0.0}, {"short_side": 3}, {"crop": -2}])
+def test_numbers_out_of_range_are_refused(change: dict[str, float]) -> None:
+    with pytest.raises(BadUsage):
+        Recipe().replace(**change)
+
+
+def test_json_of_strangers_is_refused() -> None:
+    for text in ("{", "[]", json.dumps({"code": "import os"})):
+        with pytest.raises(OvsegError):
+            Recipe.from_json(text)
+
+
+def test_presets_name_what_the_manifest_has() -> None:
+    for name, recipe in PRESETS.items():
+        assert recipe.name == name and (not recipe.sam or recipe.sam in MANIFEST)
+    with pytest.raises(UnknownName, match="Did you mean 'base'"):
+        preset("bass")
