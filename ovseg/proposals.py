@@ -268,55 +268,69 @@ def _grow(
     strength: Float[np.ndarray, " m"],
     length: Float[np.ndarray, " m"],
 ) -> MergeTree:
-    """Merges until one node is left. Living nodes sit in the leaves' places; a heap entry with a dead node is stale."""
+    """Merges until one node is left; of equal costs, the pair of the lowest numbers comes first.
+
+    Living nodes sit in the places of leaves, a union in the place of its child with more neighbours, so that few
+    borders need a new key. The heap holds one offer a node: its cheapest living neighbour among those older than
+    itself. Pairs with younger ones are the younger's to offer, and an offer to a dead node is renewed when it comes up.
+    """
     count = len(nodes.area)
     total = 2 * count - 1
-    parent, children = np.full(total, -1), np.full((total, 2), -1)
+    parent, children = [-1] * total, np.full((total, 2), -1)
     birth, death = np.full(total, CHEAPEST), np.full(total, DEAREST)
     area = np.zeros(total, np.int64)
     area[:count] = nodes.area
-    place = list(range(total))
-    borders: list[dict[int, tuple[float, float]]] = [{} for _ in range(count)]  # neighbour -> gradient sum, length
-    for (a, b), total_strength, steps in zip(pairs.tolist(), strength.tolist(), length.tolist(), strict=True):
-        borders[a][b] = borders[b][a] = (total_strength, steps)
-    heap = []
-    for a, around in enumerate(borders):
-        heap += [(cost, a, b) for cost, b in _priced(nodes, place, a, {b: around[b] for b in around if b > a})]
-    heapq.heapify(heap)
+    place, living = list(range(total)), list(range(count))
+    borders: list[dict[int, tuple[float, float]]] = [{} for _ in range(count)]  # place -> gradient sum, length
+    older: list[dict[int, tuple[float, float]]] = [{} for _ in range(count)]
+    for (a, b), gradients, steps in zip(pairs.tolist(), strength.tolist(), length.tolist(), strict=True):
+        older[b][a] = borders[a][b] = borders[b][a] = (gradients, steps)
+    queues = [_cheapest_first(nodes, living, leaf, around) for leaf, around in enumerate(older)]
+    heap: list[tuple[float, int, int]] = []
+
+    def offer(node: int) -> None:
+        found = next(((cost, other) for cost, other in queues[node] if parent[other] < 0), None)
+        if found:
+            heapq.heappush(heap, (*found, node))
+
+    for leaf in range(count):
+        offer(leaf)
     highest = CHEAPEST
     for node in range(count, total):
         cost, a, b = heapq.heappop(heap)
         while parent[a] >= 0 or parent[b] >= 0:
+            if parent[b] < 0:
+                offer(b)
             cost, a, b = heapq.heappop(heap)
         highest = max(highest, cost)
-        parent[[a, b]], children[node] = node, (a, b)
+        parent[a] = parent[b] = node
+        children[node] = a, b
         birth[node] = death[a] = death[b] = highest
         area[node] = area[a] + area[b]
-        place[node] = place[a]
-        nodes.union(place[a], place[b])
-        joined, others = borders[a], borders[b]
-        for other, (more, steps) in others.items():
-            had = joined.get(other, (0.0, 0.0))
-            joined[other] = (had[0] + more, had[1] + steps)
-        joined.pop(a, None), joined.pop(b, None)
-        borders.append(joined)
-        borders[a] = borders[b] = {}
-        for other, border in joined.items():
-            borders[other].pop(a, None), borders[other].pop(b, None)
-            borders[other][node] = border
-        for cost, other in _priced(nodes, place, node, joined):
-            heapq.heappush(heap, (cost, other, node))
+        gone, kept = sorted((place[a], place[b]), key=lambda at: len(borders[at]))
+        nodes.union(kept, gone)
+        del borders[kept][gone], borders[gone][kept]
+        for other, (gradients, steps) in borders[gone].items():
+            had = borders[kept].get(other, (0.0, 0.0))
+            borders[kept][other] = borders[other][kept] = (had[0] + gradients, had[1] + steps)
+            del borders[other][gone]
+        place[node], living[kept] = kept, node
+        queues.append(_cheapest_first(nodes, living, kept, borders[kept]))
+        offer(node)
     first, last = _spans(children, count)
-    return MergeTree(first[:count].astype(np.int32)[segments], first, last, parent, birth, death, area)
+    leaves = first[:count].astype(np.int32)[segments]
+    return MergeTree(leaves, first, last, np.asarray(parent), birth, death, area)
 
 
-def _priced(
-    nodes: _Nodes, place: list[int], node: int, around: Mapping[int, tuple[float, float]]
+def _cheapest_first(
+    nodes: _Nodes, living: list[int], at: int, around: Mapping[int, tuple[float, float]]
 ) -> Iterator[tuple[float, int]]:
-    """What merging a node with each of its neighbours costs."""
-    edge = np.array([strength / length for strength, length in around.values()], np.float64)
-    others = np.array([place[other] for other in around], np.int64)
-    return zip(nodes.costs(place[node], others, edge).tolist(), around, strict=True)
+    """The cost of merging the node at a place with each of some neighbours, and that neighbour: cheapest first."""
+    edge = np.array([gradients / steps for gradients, steps in around.values()], np.float64)
+    costs = nodes.costs(at, np.array(list(around), np.int64), edge)
+    others = np.array([living[other] for other in around], np.int64)
+    order = np.lexsort((others, costs))
+    return zip(costs[order].tolist(), others[order].tolist(), strict=True)
 
 
 def _spans(children: Int[np.ndarray, "nodes 2"], count: int) -> tuple[Int[np.ndarray, " nodes"], ...]:
@@ -373,14 +387,16 @@ def _vectors(
     features: DenseFeatures, segments: Int32[np.ndarray, "height width"], area: Int[np.ndarray, " n"]
 ) -> Float32[np.ndarray, "n dim"]:
     """Mean dense vector of each segment: every pixel counts for the cell that its centre lies in."""
+    from scipy import sparse  # type: ignore[import-untyped]  # scikit-image brings it
+
     (height, width), (rows, cols) = segments.shape, features.grid
-    row = ((np.arange(height) + 0.5) * rows / height).astype(np.int64)
-    col = ((np.arange(width) + 0.5) * cols / width).astype(np.int64)
-    cell = row[:, None] * cols + col
-    cells = rows * cols
-    counts = np.bincount((segments.astype(np.int64) * cells + cell).ravel(), minlength=len(area) * cells)
-    weights = counts.reshape(-1, cells).astype(np.float32) / area[:, None].astype(np.float32)
-    return np.asarray(weights @ features.vectors.reshape(len(features.vectors), -1).T, np.float32)
+    row = ((np.arange(height) + 0.5) * rows / height).astype(np.int32)
+    col = ((np.arange(width) + 0.5) * cols / width).astype(np.int32)
+    cell = (row[:, None] * cols + col).ravel()
+    pixels = np.ones(cell.size, np.float32)
+    counts = sparse.coo_array((pixels, (segments.ravel(), cell)), (len(area), rows * cols)).tocsr()
+    sums = counts @ features.vectors.reshape(len(features.vectors), -1).T
+    return np.asarray(sums / area[:, None], np.float32)
 
 
 def _borders(
