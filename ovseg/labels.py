@@ -1,0 +1,182 @@
+"""From scores to pixels: the evidence for every name, which region owns a pixel, and the `Segmentation` they make.
+
+Scores are scaled cosines of prompt rows. They become posteriors, and posteriors become labels, in `types` (`posterior`,
+`pick`, `Segmentation.decide`), so that a result can be asked again at another threshold. Ownership is decided here,
+once, and does not depend on any threshold. A region speaks with the posterior of its best *name*: where a negative is
+likelier the region's pixels stay unlabelled, but a region that has a name goes first.
+"""
+
+import math
+from collections.abc import Callable, Mapping, Sequence
+from types import MappingProxyType
+from typing import Protocol
+
+import numpy as np
+from jaxtyping import Float, Float32, Int32, UInt8
+
+from ovseg.errors import BadInput, UnknownName
+from ovseg.masks import iom
+from ovseg.types import DenseFeatures, Evidence, RecipeLike, Regions, Segmentation, Vocabulary, posterior
+
+MOST_SHARED = 0.3  # of the smaller region, under "iom": above it the lesser region goes (SAM 3's agent uses the same)
+
+
+class Choices(RecipeLike, Protocol):
+    """The choices of a recipe that asking depends on; `threshold` where a name has none of its own.
+
+    `min_area` is a share of the picture.
+    """
+
+    @property
+    def scale(self) -> float: ...
+    @property
+    def probability(self) -> str: ...
+    @property
+    def threshold(self) -> float: ...
+    @property
+    def overlap(self) -> str: ...
+    @property
+    def uncovered(self) -> str: ...
+    @property
+    def min_area(self) -> float: ...
+
+
+def cell_rows(features: DenseFeatures, vocabulary: Vocabulary, scale: float) -> Float32[np.ndarray, "rows r c"]:
+    """Scaled cosine of every prompt row in every cell."""
+    _check_dim(features, vocabulary)
+    cosines = vocabulary.vectors @ features.vectors.reshape(len(features.vectors), -1)
+    return np.asarray(scale * cosines, np.float32).reshape(-1, *features.grid)
+
+
+def region_rows(
+    vectors: Float32[np.ndarray, "n dim"], vocabulary: Vocabulary, scale: float
+) -> Float32[np.ndarray, "n rows"]:
+    """Scaled cosine of every region with every prompt row; all 0 for the zero vector of an empty region."""
+    return np.asarray(scale * (vectors @ vocabulary.matrix), np.float32)
+
+
+def own(
+    regions: Regions, posteriors: Float[np.ndarray, " n"], policy: str = "score"
+) -> Int32[np.ndarray, "height width"]:
+    """The region that owns each pixel (-1: none), where `posteriors` hold each region's best name.
+
+    The policies are in `OVERLAPS`. Of equal regions the smaller wins, and neither their order nor a second copy of one
+    changes which mask a pixel goes to. One region is decoded at a time.
+
+    >>> own(Regions.empty(2, 3), np.zeros(0)).tolist()
+    [[-1, -1, -1], [-1, -1, -1]]
+    """
+    if policy not in OVERLAPS:
+        raise UnknownName.of("overlap", policy, OVERLAPS)
+    if len(regions) != len(posteriors):
+        raise BadInput(f"every region needs a posterior: {len(regions)} regions, {len(posteriors)} posteriors")
+    from pycocotools import mask as coco
+
+    winners_first = OVERLAPS[policy](regions, posteriors * regions.quality)
+    boxes = regions.boxes.astype(np.int64)
+    parts = np.full((regions.width, regions.height), -1, np.int32).T  # columns together, as run lengths are
+    for i in reversed(winners_first):
+        left, top, right, bottom = boxes[i]
+        inside: UInt8[np.ndarray, "h w"] = coco.decode(regions.rles[i])[top:bottom, left:right]
+        np.copyto(parts[top:bottom, left:right], i, where=inside.view(bool))
+    return np.ascontiguousarray(parts)
+
+
+def _by_score(regions: Regions, claims: Float[np.ndarray, " n"]) -> list[int]:
+    """Highest claim first, then the smaller."""
+    area = regions.area.tolist()
+    return _ranked(regions, list(zip((-claims).tolist(), area, strict=True)))
+
+
+def _smallest(regions: Regions, claims: Float[np.ndarray, " n"]) -> list[int]:
+    """Smallest first, then the higher claim: parts over wholes (Semantic-Segment-Anything)."""
+    area = regions.area.tolist()
+    return _ranked(regions, list(zip(area, (-claims).tolist(), strict=True)))
+
+
+def _largest(regions: Regions, claims: Float[np.ndarray, " n"]) -> list[int]:
+    """Largest first, then the higher claim: wholes over parts (CorrCLIP)."""
+    return _ranked(regions, list(zip((-regions.area).tolist(), (-claims).tolist(), strict=True)))
+
+
+def _without_rivals(regions: Regions, claims: Float[np.ndarray, " n"]) -> list[int]:
+    """As "score", without the regions that share more than `MOST_SHARED` of the smaller with a better one."""
+    shared = iom(regions.rles, regions.rles) > MOST_SHARED
+    kept: list[int] = []
+    for i in _by_score(regions, claims):
+        if not shared[i, kept].any():
+            kept.append(i)
+    return kept
+
+
+Policy = Callable[[Regions, Float[np.ndarray, " n"]], list[int]]  # claims in, the best region first
+
+OVERLAPS: Mapping[str, Policy] = MappingProxyType(
+    {"score": _by_score, "smallest": _smallest, "largest": _largest, "iom": _without_rivals}
+)
+
+
+def compose(
+    features: DenseFeatures,
+    vocabulary: Vocabulary,
+    *,
+    regions: Regions,
+    region_vectors: Float32[np.ndarray, "n dim"],
+    recipe: Choices,
+    notes: Sequence[str] = (),
+) -> Segmentation:
+    """The answer to a vocabulary: regions where there are some, cells elsewhere (as `recipe.uncovered` says).
+
+    No network is asked. Without regions the dense map decides alone.
+    """
+    if (regions.height, regions.width) != (features.height, features.width):
+        raise BadInput(
+            f"regions and features must be of one picture: {regions.height}x{regions.width} and "
+            f"{features.height}x{features.width} (rows x cols). Swapped axes?"
+        )
+    of_cells = cell_rows(features, vocabulary, recipe.scale)
+    parts, of_parts, quality = None, None, None
+    if len(regions):
+        of_parts, quality = region_rows(region_vectors, vocabulary, recipe.scale), regions.quality
+        slots = posterior(np.ascontiguousarray(of_parts.T), vocabulary.owner, len(vocabulary), recipe.probability)
+        parts = own(regions, slots[: len(vocabulary)].max(axis=0, initial=0), recipe.overlap)
+    thresholds = [vocabulary.thresholds.get(name, recipe.threshold) for name in vocabulary.names]
+    evidence = Evidence(
+        features.height,
+        features.width,
+        vocabulary.owner,
+        of_cells,
+        np.asarray(thresholds, np.float32),
+        probability=recipe.probability,
+        parts=parts,
+        part_rows=of_parts,
+        part_quality=quality,
+        uncovered=recipe.uncovered,
+        min_area=math.ceil(recipe.min_area * features.height * features.width),
+    )
+    return Segmentation.decide(vocabulary.names, evidence, recipe, (*vocabulary.notes, *notes))
+
+
+def _ranked(regions: Regions, keys: Sequence[tuple[float, float]]) -> list[int]:
+    """Regions in the order of their keys; the mask itself breaks ties, so that nothing hangs on the order given."""
+    return sorted(range(len(regions)), key=lambda i: (*keys[i], regions.rles[i]["counts"]))
+
+
+def _check_dim(features: DenseFeatures, vocabulary: Vocabulary) -> None:
+    if vocabulary.vectors.shape[1] != len(features.vectors):
+        raise BadInput(
+            f"words and picture must come from one network: rows have {vocabulary.vectors.shape[1]} numbers, cells "
+            f"have {len(features.vectors)}"
+        )
+
+
+__all__ = [
+    "Choices",
+    "MOST_SHARED",
+    "OVERLAPS",
+    "Policy",
+    "cell_rows",
+    "compose",
+    "own",
+    "region_rows",
+]
