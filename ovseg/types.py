@@ -200,7 +200,9 @@ class Regions:
 
     def __getitem__(self, keep: Shaped[np.ndarray, " m"] | slice | Sequence[int]) -> "Regions":
         """The regions that a boolean mask, an index array or a slice picks, in that order."""
-        index = np.arange(len(self))[keep if isinstance(keep, slice) else np.asarray(keep, _index_type(keep))]
+        if not isinstance(keep, slice):
+            keep = np.asarray(keep) if len(keep) else np.zeros(0, np.int64)  # an empty list would be floats
+        index = np.arange(len(self))[keep]
         return replace(self, rles=tuple(self.rles[i] for i in index), quality=self.quality[index])
 
 
@@ -232,6 +234,16 @@ class Evidence:
             raise BadUsage(f"uncovered must be dense or none: got {self.uncovered!r}")
         if (self.parts is None) != (self.part_rows is None):
             raise BadInput("parts and part_rows come together")
+        if not ((self.thresholds >= 0) & (self.thresholds <= 1)).all():
+            raise BadUsage(f"a threshold is a posterior in [0, 1]: got {self.thresholds.tolist()}")
+        if self.parts is not None and self.part_rows is not None:
+            if self.parts.shape != (self.height, self.width):
+                raise BadInput(
+                    f"parts must match the picture: they are {self.parts.shape[0]}x{self.parts.shape[1]}, the picture "
+                    f"is {self.height}x{self.width} (rows x cols). Swapped axes?"
+                )
+            if self.parts.max(initial=-1) >= len(self.part_rows):
+                raise BadInput(f"every part needs its row: part {self.parts.max()} of {len(self.part_rows)} rows")
 
     def tiles(self) -> Iterator[tuple[slice, Float32[np.ndarray, "slots h width"]]]:
         """Posteriors of the names (first K) and negatives, a band of pixel rows at a time, in reading order."""
@@ -341,10 +353,20 @@ class Segmentation:
         """One RGB colour a name, the same in every picture and every export."""
         return palette(len(self.names))
 
+    @property
+    def own_scores(self) -> Float32[np.ndarray, " n"]:
+        """Each region's score for the name that it was given."""
+        return np.asarray(self.region_scores[np.arange(len(self.region_labels)), self.region_labels], np.float32)
+
+    @property
+    def falling(self) -> Int[np.ndarray, " n"]:
+        """Regions in the order of every file: by score (six digits), then area, both falling."""
+        return np.lexsort((-self.regions.area, -self.own_scores.astype(float).round(6)))
+
     def to_dict(self) -> dict[str, Any]:
         """The `--json` object of a picture, without its path and seconds; scores rounded to 6 digits."""
-        boxes, area = self.regions.boxes, self.regions.area
-        order = np.argsort(-self._own_scores(), kind="stable")
+        boxes, area, own = self.regions.boxes, self.regions.area, self.own_scores
+        order = self.falling
         return {
             "height": self.regions.height,
             "width": self.regions.width,
@@ -353,7 +375,7 @@ class Segmentation:
             "regions": [
                 {
                     "name": self.names[self.region_labels[i]],
-                    "score": round(float(self.region_scores[i, self.region_labels[i]]), 6),
+                    "score": round(float(own[i]), 6),
                     "area": int(area[i]),
                     "bbox": [float(v) for v in (*boxes[i, :2], *(boxes[i, 2:] - boxes[i, :2]))],
                     "segmentation": dict(self.regions.rles[i]),
@@ -363,10 +385,6 @@ class Segmentation:
             "recipe": self.recipe.to_dict(),
             "notes": list(self.notes),
         }
-
-    def _own_scores(self) -> Float32[np.ndarray, " n"]:
-        own: Float32[np.ndarray, " n"] = self.region_scores[np.arange(len(self.region_labels)), self.region_labels]
-        return own
 
     def __repr__(self) -> str:
         found = ", ".join(f"{name} {share:.1%}" for name, share in self.shares.items() if share) or "nothing found"
@@ -588,11 +606,6 @@ def _rles_of(owners: Int[np.ndarray, "height width"], count: int) -> Iterator[Rl
         rle = coco.encode(frame)
         frame[box] = 0
         yield {"size": [int(n) for n in rle["size"]], "counts": rle["counts"].decode("ascii")}
-
-
-def _index_type(keep: Shaped[np.ndarray, " m"] | Sequence[int]) -> Any:
-    """Booleans stay a mask; everything else is an index, also when empty."""
-    return np.bool_ if getattr(keep, "dtype", None) == np.dtype(bool) else np.int64
 
 
 __all__ = [

@@ -162,8 +162,8 @@ def _write_coco(results: Sequence[Result], folder: Path) -> list[Path]:
         height, width = found.labels.shape
         images.append({"id": number, "file_name": _posix(result.path), "width": width, "height": height})
         boxes, area = found.regions.boxes, found.regions.area
-        own = found.region_scores[np.arange(len(found.regions)), found.region_labels]
-        for i in np.lexsort((-area, -own)).tolist():
+        own = found.own_scores
+        for i in found.falling.tolist():
             left, top, right, bottom = (int(edge) for edge in boxes[i])
             annotations.append(
                 {
