@@ -11,6 +11,7 @@ import sys
 import time
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, TypeVar
 
@@ -117,46 +118,49 @@ def segment(
       ovseg segment *.jpg -p cat -p "dog=dog|puppy" --threshold 0.4 --threshold dog=0.3
       ovseg segment photo.png --prompts names.yaml --json > regions.jsonl
     """
+    from dataclasses import replace
+
+    import numpy as np
+
     from ovseg import export
+    from ovseg.images import read
 
     talk = _Talk(quiet, verbose)
-    words, kinds = _words_of(options), _formats_of(formats, out, as_json)
+    words, kinds = _words_of(options), _formats_of(formats)
     paths = _pictures(images, options["recursive"], talk)
     recipe, thresholds = _recipe_of(options)
     folder = None if as_json and out is None else _folder(out or DEFAULT_OUT)
     pipe = _open(recipe, options, talk)
     vocabulary = _with_thresholds(pipe, words, thresholds)
     talk.notes(vocabulary.notes)
-    results: list[Any] = []
+    names = export.file_names([str(path) for path in paths])
+    written: list[Path] = []
+    kept: list[Any] = []  # for COCO, which is one file for all: regions alone, so that memory hardly grows
 
-    def one(path: Path, told: Any) -> str:
-        from ovseg.images import read
-
+    def one(path: Path, name: str) -> str:
         start = time.perf_counter()
         picture = read(path)
-        found = pipe.segment(picture, vocabulary, progress=told)
-        assert not isinstance(found, list), "one picture in, one result out"
+        found = pipe.segment(picture, vocabulary)
         seconds = time.perf_counter() - start
         if as_json:
             line = {"path": str(path), **found.to_dict(), "seconds": round(seconds, 3)}
             click.echo(json.dumps(line, ensure_ascii=False))
         if folder is not None:
-            keep = picture if any(kind in export.NEEDS_PICTURE for kind in kinds) else None
-            results.append(export.Result(str(path), found, keep, seconds))
-            if keep is not None:  # written now, so that memory does not grow with the number of pictures
-                for kind in kinds:
-                    if kind in export.NEEDS_PICTURE:
-                        written.extend(export.write(results[-1:], kind, folder))
-                results[-1] = export.Result(str(path), found, None, seconds)
+            result = export.Result(str(path), found, picture, seconds, name)
+            for kind in kinds:
+                if kind != "coco":
+                    written.extend(export.write([result], kind, folder))
+            labels = np.broadcast_to(np.int16(-1), found.labels.shape)
+            confidence = np.broadcast_to(np.float32(0), found.labels.shape)
+            slim = replace(found, evidence=None, labels=labels, confidence=confidence)
+            kept.append(replace(result, image=None, segmentation=slim))
         return f"{found.regions.height}x{found.regions.width}, {_counts(found)}, {seconds * 1000:.0f} ms"
 
-    written: list[Path] = []
-    failed = _each(paths, one, talk)
+    failed = _each(paths, names, one, talk)
     if folder is not None:
-        for kind in kinds:
-            if kind not in export.NEEDS_PICTURE:
-                written.extend(export.write(results, kind, folder))
-        talk.say(f"{len(results)} of {len(paths)} pictures -> {folder}: " + ", ".join(_names(written)))
+        if "coco" in kinds:
+            written.extend(export.write(kept, "coco", folder))
+        talk.say(f"{len(paths) - failed} of {len(paths)} pictures -> {folder}: {', '.join(_names(written))}")
     sys.exit(1 if failed else 0)
 
 
@@ -199,20 +203,19 @@ def anomaly(
     references = [pipe.encode(path) for path in good]
     names = export.file_names([str(path) for path in paths])
 
-    def one(path: Path, told: Any) -> str:
+    def one(path: Path, name: str) -> str:
         start = time.perf_counter()
         picture = pictures.read(path)
-        found = pipe.anomaly(picture, what, normal=references, threshold=threshold, progress=told)
-        assert not isinstance(found, list), "one picture in, one map out"
+        found = pipe.anomaly(picture, what, normal=references, threshold=threshold)
         seconds = time.perf_counter() - start
         if as_json:
             line = {"path": str(path), **found.to_dict(), "seconds": round(seconds, 3)}
             click.echo(json.dumps(line, ensure_ascii=False))
         if folder is not None:
-            export.save(folder / f"{names[paths.index(path)]}.anomaly.png", draw.png(draw.heatmap(picture, found)))
+            export.save(folder / f"{name}.anomaly.png", draw.png(draw.heatmap(picture, found)))
         return f"{picture.shape[0]}x{picture.shape[1]}, score {found.score:.3f} ({found.unit}), {seconds * 1000:.0f} ms"
 
-    failed = _each(paths, one, talk)
+    failed = _each(paths, names, one, talk)
     if folder is not None:
         talk.say(f"{len(paths) - failed} of {len(paths)} pictures -> {folder}")
     sys.exit(1 if failed else 0)
@@ -223,10 +226,11 @@ def anomaly(
 @_words
 @_asking
 @click.option("-o", "--out", required=True, metavar="DIR", help="Folder for annotations; run again to go on.")
+@click.option("--format", "formats", default="coco", show_default=True, help="What to write, by commas.")
 @click.option("-r", "--recursive", is_flag=True, help="Look into nested folders.")
 @_network
 @_talk
-def label(folder: str, out: str, quiet: bool, verbose: bool, **options: Any) -> None:
+def label(folder: str, out: str, formats: str, quiet: bool, verbose: bool, **options: Any) -> None:
     """Draft annotations for a folder of pictures: COCO instances with exact masks and scores.
 
     Finished pictures are skipped when the same command runs again; a picture that fails is a row in failures.jsonl.
@@ -239,22 +243,41 @@ def label(folder: str, out: str, quiet: bool, verbose: bool, **options: Any) -> 
     from ovseg import job
 
     talk = _Talk(quiet, verbose)
-    words = _words_of(options)
+    words, kinds = _words_of(options), _formats_of(formats)
     paths = _pictures((folder,), options["recursive"], talk)
     recipe, thresholds = _recipe_of(options)
     target = _folder(out)
     pipe = _open(recipe, options, talk)
     vocabulary = _with_thresholds(pipe, words, thresholds)
     talk.notes(vocabulary.notes)
-    with talk.progress("pictures") as told:
+    lines = {"done": "done", "skipped": "done before", "failed": "failed"}
+    seen = dict.fromkeys(lines, 0)
+    with talk.progress("picture") as told:
+
+        def on_picture(outcome: job.Outcome) -> None:
+            seen[outcome.state] += 1
+            told("", sum(seen.values()), len(paths))
+            text = f"image {sum(seen.values())}/{len(paths)} {outcome.path}: "
+            if outcome.state == "failed":
+                click.echo(f"ovseg: {text}{' '.join(outcome.message.split())}", err=True)
+            elif outcome.segmentation is not None:
+                talk.picture(f"{text}{_counts(outcome.segmentation)}, {outcome.seconds * 1000:.0f} ms")
+
         summary = job.run(
             paths,
             lambda path: pipe.segment(path, vocabulary),
             target,
-            fingerprint=_fingerprint(pipe, vocabulary),
-            progress=lambda done, of: told("label", done, of),
+            asked=job.question(pipe.recipe, vocabulary, pipe.clip.fingerprint),
+            root=Path(folder).expanduser() if Path(folder).expanduser().is_dir() else None,
+            formats=kinds,
+            on_picture=on_picture,
         )
-    talk.say(f"{summary} -> {target}")
+    counts = ", ".join(f"{seen[state]} {word}" for state, word in lines.items())
+    found = ", ".join(f"{n} {name}" for name, n in summary.regions.items())
+    talk.say(f"{len(paths)} pictures: {counts}; {found or 'nothing'}; {summary.empty} empty; {summary.seconds:.1f} s")
+    talk.say(f"-> {', '.join(str(path) for path in summary.written[:3])}")
+    if summary.failures:
+        talk.say(f"what failed and why: {summary.failures}; run the same command to try those again")
     sys.exit(1 if summary.failed else 0)
 
 
@@ -334,7 +357,7 @@ def weights_pull(names: tuple[str, ...], to: str | None) -> None:
         rows = _weights_of_preset(name) if name in PRESETS else [name]
         for row in rows:
             with talk.progress(row, unit="bytes") as told:
-                place = files.pull(row, to=to, progress=lambda here, total, told=told: told("", here, total or 0))
+                place = files.pull(row, to=to, progress=partial(_bytes, told))
             click.echo(str(place))
 
 
@@ -505,7 +528,7 @@ def _words_of(options: dict[str, Any]) -> Any:
     return words
 
 
-def _formats_of(formats: str, out: str | None, as_json: bool) -> list[str]:
+def _formats_of(formats: str) -> list[str]:
     from ovseg.errors import UnknownName
     from ovseg.export import WRITERS
 
@@ -618,22 +641,26 @@ def _with_thresholds(pipe: "Pipeline", words: Any, thresholds: dict[str, float])
     return pipe.vocabulary(words)
 
 
-def _each(paths: Sequence[Path], one: Callable[[Path, Any], str], talk: _Talk) -> int:
+def _each(paths: Sequence[Path], names: Sequence[str], one: Callable[[Path, str], str], talk: _Talk) -> int:
     """Each picture in turn; one that fails is a sentence on stderr, and the others go on. How many failed."""
     from ovseg.errors import BadInput
 
     failed = 0
     with talk.progress("picture") as told:
-        for number, path in enumerate(paths, 1):
+        for number, (path, name) in enumerate(zip(paths, names, strict=True), 1):
             told("", number - 1, len(paths))
             try:
-                line = one(path, None)
+                line = one(path, name)
             except BadInput as error:
                 failed += 1
                 click.echo(f"ovseg: image {number}/{len(paths)} {path}: {' '.join(str(error).split())}", err=True)
             else:
                 talk.picture(f"image {number}/{len(paths)} {path}: {line}")
     return failed
+
+
+def _bytes(told: Callable[[str, int, int], None], here: int, total: int | None) -> None:
+    told("", here, total or 0)
 
 
 def _counts(found: "Segmentation") -> str:
@@ -652,14 +679,6 @@ def _folder(out: str) -> Path:
 
 def _names(paths: Sequence[Path], most: int = 4) -> list[str]:
     return [path.name for path in paths[:most]] + ([f"... ({len(paths)} in all)"] if len(paths) > most else [])
-
-
-def _fingerprint(pipe: "Pipeline", vocabulary: Any) -> str:
-    """What a job's answers depend on: choices, words and parameters."""
-    import hashlib
-
-    words = json.dumps([vocabulary.names, vocabulary.phrases, dict(vocabulary.thresholds)])
-    return hashlib.sha256((pipe.recipe.fingerprint + words + pipe.clip.fingerprint).encode()).hexdigest()[:16]
 
 
 def _weights_of_preset(name: str) -> list[str]:

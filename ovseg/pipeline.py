@@ -9,7 +9,7 @@ import threading
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, overload
 
 import numpy as np
 from jaxtyping import Float32, UInt8
@@ -86,9 +86,15 @@ class Pipeline:
         kept = weights.cache_folder() / "text" if cache == "default" else cache
         return cls(chosen, clip, sam, Path(kept) if kept is not None else None)
 
+    @overload
+    def encode(
+        self, image: list[Any] | tuple[Any, ...], *, channel_order: str = ..., progress: Progress | None = ...
+    ) -> list[Encoding]: ...
+    @overload
+    def encode(self, image: Any, *, channel_order: str = ..., progress: Progress | None = ...) -> Encoding: ...
     def encode(
         self, image: Any, *, channel_order: str = "rgb", progress: Progress | None = None
-    ) -> "Encoding | list[Encoding]":
+    ) -> Encoding | list[Encoding]:
         """Everything that image-side networks say about a picture (a list in, a list out)."""
         many = isinstance(image, list | tuple)
         pictures = [images.read(one, channel_order=channel_order) for one in (image if many else [image])]
@@ -127,9 +133,23 @@ class Pipeline:
                 self._vocabularies[key, choice] = made
             return self._vocabularies[key, choice]
 
+    @overload
+    def segment(
+        self,
+        image: list[Any] | tuple[Any, ...],
+        names: Any,
+        *,
+        channel_order: str = ...,
+        progress: Progress | None = ...,
+        **changes: Any,
+    ) -> list[Segmentation]: ...
+    @overload
+    def segment(
+        self, image: Any, names: Any, *, channel_order: str = ..., progress: Progress | None = ..., **changes: Any
+    ) -> Segmentation: ...
     def segment(
         self, image: Any, names: Any, *, channel_order: str = "rgb", progress: Progress | None = None, **changes: Any
-    ) -> "Segmentation | list[Segmentation]":
+    ) -> Segmentation | list[Segmentation]:
         """Which pixels are which name, at the picture's own size (a list in, a list out).
 
         `image` is anything that `images.read` takes, or an `Encoding`. `names` is a text, a list of texts and
@@ -140,6 +160,28 @@ class Pipeline:
             return [self._ask(one, names, channel_order, progress, changes) for one in image]
         return self._ask(image, names, channel_order, progress, changes)
 
+    @overload
+    def anomaly(
+        self,
+        image: list[Any] | tuple[Any, ...],
+        object: str,
+        *,
+        normal: Sequence[Any] = ...,
+        channel_order: str = ...,
+        progress: Progress | None = ...,
+        **options: Any,
+    ) -> list[AnomalyMap]: ...
+    @overload
+    def anomaly(
+        self,
+        image: Any,
+        object: str,
+        *,
+        normal: Sequence[Any] = ...,
+        channel_order: str = ...,
+        progress: Progress | None = ...,
+        **options: Any,
+    ) -> AnomalyMap: ...
     def anomaly(
         self,
         image: Any,
@@ -149,7 +191,7 @@ class Pipeline:
         channel_order: str = "rgb",
         progress: Progress | None = None,
         **options: Any,
-    ) -> "AnomalyMap | list[AnomalyMap]":
+    ) -> AnomalyMap | list[AnomalyMap]:
         """How strange each pixel is for a picture of `object` (a list in, a list out).
 
         Without `normal` pictures words alone decide (`object` with states such as "damaged"); with some, each cell is
@@ -190,8 +232,7 @@ class Pipeline:
             if image.image_side != self.recipe.image_side:
                 raise BadUsage("this encoding was made by a pipeline of other choices: encode the picture again")
             return image
-        encoding = self.encode(image, channel_order=channel_order, progress=progress)
-        assert isinstance(encoding, Encoding), "one picture in, one encoding out"
+        encoding: Encoding = self.encode(image, channel_order=channel_order, progress=progress)
         return encoding
 
     def _with_regions(

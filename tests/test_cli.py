@@ -1,0 +1,210 @@
+"""The command line as a person uses it: real processes where exit codes and streams matter, in-process elsewhere."""
+
+import json
+import os
+import subprocess
+import sys
+import time
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+from PIL import Image
+
+from ovseg import cli, weights
+
+ROOT = Path(__file__).resolve().parents[1]
+EXAMPLE = weights.bundled("demo/examples") / "breakfast.jpg"
+
+
+@pytest.fixture
+def run(monkeypatch: pytest.MonkeyPatch, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> Any:
+    """Runs `ovseg ...` in an empty folder: exit code, stdout, stderr."""
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "cache"))
+    monkeypatch.delenv("OVSEG_WEIGHTS", raising=False)
+
+    def call(*words: object) -> tuple[int, str, str]:
+        with pytest.raises(SystemExit) as ended:
+            cli.main([str(word) for word in words])
+        out, err = capsys.readouterr()
+        return int(ended.value.code or 0), out, err
+
+    return call
+
+
+def test_help_is_quick_and_shows_examples_for_every_command() -> None:
+    start = time.process_time()
+    done = subprocess.run(
+        [sys.executable, "-X", "importtime", "-m", "ovseg", "--help"], capture_output=True, text=True, cwd=ROOT
+    )
+    assert done.returncode == 0 and "Examples:" in done.stdout and time.process_time() - start < 5
+    assert not {"torch", "numpy", "cv2", "rich"} & {line.split("|")[-1].strip() for line in done.stderr.splitlines()}
+    for name, command in cli.app.commands.items():
+        text = command.get_help(cli.click.Context(command, info_name=name))
+        assert "Examples:" in text and text.index("Examples:") < text.index("Options:"), name
+
+
+def test_json_is_one_object_a_picture_and_writes_nothing(run: Any, tmp_path: Path) -> None:
+    code, out, err = run("segment", EXAMPLE, EXAMPLE, "-p", "apple", "-p", "dog=dog|puppy", "--json")
+    assert code == 0
+    first, second = (json.loads(line) for line in out.splitlines())
+    assert set(first) == {"path", "height", "width", "names", "shares", "regions", "recipe", "notes", "seconds"}
+    assert first["names"] == ["apple", "dog"] and first["regions"] == second["regions"]
+    with Image.open(EXAMPLE) as picture:
+        assert (first["width"], first["height"]) == picture.size
+    from ovseg.types import decode_rle
+
+    for region in first["regions"]:
+        assert set(region) == {"name", "score", "area", "bbox", "segmentation"}
+        assert decode_rle(region["segmentation"]).sum() == region["area"]
+    assert [path.name for path in tmp_path.iterdir()] == ["cache"]
+
+
+def test_default_formats_are_overlay_labels_and_coco(run: Any, tmp_path: Path) -> None:
+    code, out, err = run("segment", EXAMPLE, "-p", "apple", "-o", "my out")
+    assert (code, out) == (0, "")
+    assert sorted(path.name for path in (tmp_path / "my out").iterdir()) == [
+        "annotations.json", "breakfast.labels.png", "breakfast.overlay.png", "classes.json",
+    ]  # fmt: skip
+    with Image.open(tmp_path / "my out" / "breakfast.labels.png") as labels, Image.open(EXAMPLE) as picture:
+        assert labels.size == picture.size and labels.mode == "P"
+        assert set(np.unique(np.asarray(labels))) <= {0, 1}
+
+
+def test_one_bad_picture_never_ends_a_batch(run: Any, tmp_path: Path) -> None:
+    (tmp_path / "text.png").write_text("no picture at all")
+    Image.new("RGB", (1, 1)).save(tmp_path / "dot.png")
+    whole = EXAMPLE.read_bytes()
+    (tmp_path / "cut.jpg").write_bytes(whole[: len(whole) // 2])
+    Image.new("1", (20000, 20000)).save(tmp_path / "bomb.png")
+    (tmp_path / "a b").mkdir()
+    good = tmp_path / "a b" / "good <script>.jpg"
+    good.write_bytes(whole)
+    bad = ["text.png", "dot.png", "cut.jpg", "bomb.png", "gone.jpg"]
+    code, out, err = run("segment", *bad, good, "-p", "apple", "--json")
+    assert code == 1
+    assert [json.loads(line)["path"] for line in out.splitlines()] == [str(good)]
+    lines = [line for line in err.splitlines() if line.startswith("ovseg: image")]
+    assert [line.split()[3].rstrip(":") for line in lines] == bad
+    assert "Traceback" not in err
+
+
+@pytest.mark.parametrize(
+    ("words", "code", "sentence"),
+    [
+        (["-p", "apple", "--model", "tinny"], 2, "Did you mean 'tiny'"),
+        (["-p", "apple", "--method", "sklip"], 2, "method must be one of"),
+        (["-p", "apple", "--format", "voc"], 2, "format must be one of"),
+        (["-p", "apple", "-p", "apple"], 2, "names must differ: 'apple' came 2 times"),
+        (["-p", " "], 2, "is empty"),
+        ([], 2, "at least one name is needed"),
+        (["-p", "apple", "--prompts", "x.txt"], 2, "from -p or from --prompts"),
+        (["--prompts", "x.txt"], 2, "the file of names is not there: x.txt"),
+        (["-p", "apple", "--threshold", "half"], 2, "a threshold is a number"),
+        (["-p", "apple", "--threshold", "2"], 2, r"a threshold is in [0, 1]"),
+        (["-p", "apple", "--threshold", "pear=0.2"], 2, "'pear' is not among apple"),
+        (["-p", "apple", "--device", "cuda:9"], 2, "cuda:9 is not on this machine"),
+        (["-p", "apple", "--tresh", "2"], 2, "No such option"),
+        (["-p", "apple", "--model", "base"], 3, "ovseg weights pull"),
+        (["-p", "apple", "--model", "ViT-B-32@gone.safetensors"], 3, "the checkpoint is not there"),
+    ],
+)
+def test_wrong_calls_end_with_one_sentence_and_the_right_code(
+    run: Any, words: list[str], code: int, sentence: str, tmp_path: Path
+) -> None:
+    got, out, err = run("segment", EXAMPLE, *words, "-o", "out", "--weights", tmp_path)
+    assert (got, out) == (code, "") and sentence in err and "Traceback" not in err
+
+
+def test_overlong_name_is_said_and_not_cut(run: Any) -> None:
+    name = " ".join(["a very long description of one single red apple"] * 12)
+    code, out, err = run("segment", EXAMPLE, "-p", name, "-p", "dog", "--json")
+    assert code == 0 and json.loads(out)["names"][0] == name
+    assert "windows were averaged" in err
+
+
+def test_broken_checkpoints_end_with_code_three(run: Any, tmp_path: Path) -> None:
+    from safetensors.torch import load_file, save_file
+
+    tiny = weights.bundled("tiny")
+    for name in ("clip.json", "bpe.txt.gz", "names.json"):
+        (tmp_path / name).write_bytes((tiny / name).read_bytes())
+    state = load_file(tiny / "clip.safetensors")
+    state.pop("visual.ln_post.bias")
+    save_file(state, tmp_path / "clip.safetensors")
+    code, _, err = run("segment", EXAMPLE, "-p", "apple", "--model", tmp_path / "clip.safetensors", "--json")
+    assert code == 3 and "lacks visual.ln_post.bias" in err
+    (tmp_path / "w" / "tiny").mkdir(parents=True)
+    save_file(state, tmp_path / "w" / "tiny" / "clip.safetensors")
+    code, _, err = run("segment", EXAMPLE, "-p", "apple", "--model", "tiny", "--weights", tmp_path / "w", "--json")
+    assert code == 3 and "sha256" in err
+
+
+def test_names_from_a_file_and_a_list_of_pictures(run: Any, tmp_path: Path) -> None:
+    (tmp_path / "names.txt").write_text("apple\ndog=dog|puppy\n")
+    (tmp_path / "list.txt").write_text(f"{EXAMPLE}\n")
+    code, out, _ = run("segment", "@list.txt", "--prompts", "names.txt", "--json", "--threshold", "dog=0.9")
+    assert code == 0 and json.loads(out)["names"] == ["apple", "dog"]
+
+
+def test_anomaly_writes_a_heat_map_and_json(run: Any, tmp_path: Path) -> None:
+    code, out, _ = run("anomaly", EXAMPLE, "--object", "table", "--json", "-o", "heat")
+    found = json.loads(out)
+    assert code == 0 and {
+        "path",
+        "height",
+        "width",
+        "object",
+        "score",
+        "threshold",
+        "unit",
+        "regions",
+        "recipe",
+    } <= set(found)
+    assert [path.name for path in (tmp_path / "heat").iterdir()] == ["breakfast.anomaly.png"]
+
+
+def test_label_goes_on_where_it_was(run: Any, tmp_path: Path) -> None:
+    (tmp_path / "in").mkdir()
+    for number in range(2):
+        (tmp_path / "in" / f"{number}.jpg").write_bytes(EXAMPLE.read_bytes())
+    code, _, err = run("label", "in", "-p", "apple", "-o", "drafts")
+    first = (tmp_path / "drafts" / "coco" / "annotations.json").read_bytes()
+    assert code == 0 and len(json.loads(first)["images"]) == 2
+    (tmp_path / "in" / "2.jpg").write_bytes(EXAMPLE.read_bytes())
+    code, _, err = run("label", "in", "-p", "apple", "-o", "drafts")
+    assert (
+        code == 0 and len(json.loads((tmp_path / "drafts" / "coco" / "annotations.json").read_bytes())["images"]) == 3
+    )
+    assert "1 done, 2 done before, 0 failed" in err
+
+
+def test_weights_and_check(run: Any) -> None:
+    code, out, _ = run("weights", "list")
+    assert code == 0 and "tiny-clip" in out and "sam-vit-h" in out
+    code, out, _ = run("weights", "path", "tiny-clip")
+    assert code == 0 and Path(out.strip()).name == "clip.safetensors"
+    assert run("weights", "path", "sam-vit-h")[0] == 3
+    assert run("weights", "path", "sam-vit-x")[0] == 2
+    assert run("weights", "verify")[0] == 0
+    code, out, _ = run("check", "--json")
+    assert code == 0 and json.loads(out)["presets"]["tiny"] is True
+
+
+def test_interrupt_ends_with_130(run: Any, monkeypatch: pytest.MonkeyPatch) -> None:
+    def stop(*_: object, **__: object) -> None:
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(cli, "_each", stop)
+    code, _, err = run("segment", EXAMPLE, "-p", "apple", "--json")
+    assert code == 130 and "interrupted" in err
+
+
+@pytest.mark.slow
+def test_reader_of_stdout_may_leave(tmp_path: Path) -> None:
+    environment = {**os.environ, "XDG_CACHE_HOME": str(tmp_path)}
+    command = f"{sys.executable} -m ovseg segment '{EXAMPLE}' -p apple --json | true; exit ${{PIPESTATUS[0]}}"
+    done = subprocess.run(["bash", "-c", command], capture_output=True, text=True, env=environment, cwd=ROOT)
+    assert done.returncode == 0 and "Traceback" not in done.stderr

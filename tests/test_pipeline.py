@@ -1,0 +1,189 @@
+import io
+import threading
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+from PIL import Image
+
+import tiny
+from ovseg import pipeline
+from ovseg.errors import BadInput, BadUsage, MissingDevice, MissingWeights, UnknownName
+from ovseg.pipeline import Encoding, Pipeline, best_here, needed_weights
+from ovseg.recipe import PRESETS, Recipe
+from ovseg.types import AnomalyMap, Segmentation
+
+RECIPE = Recipe(name="test", model="test", short_side=48, templates="bare", negatives="word", scale=100.0)
+WIDE, TALL = tiny.picture(48, 80), tiny.picture(91, 50, seed=1)
+
+
+@pytest.fixture(scope="module")
+def pipe() -> Pipeline:
+    return Pipeline(RECIPE, tiny.clip())
+
+
+class ImageCalls:
+    """Counts pictures that enter the vision tower; leaves no trace."""
+
+    def __init__(self, pipe: Pipeline) -> None:
+        self.count = 0
+        self.hook = pipe.clip.visual.conv1.register_forward_pre_hook(self._add)
+
+    def _add(self, _: Any, given: tuple[Any, ...]) -> None:
+        self.count += len(given[0])
+
+    def __enter__(self) -> "ImageCalls":
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self.hook.remove()
+
+
+def test_ten_vocabularies_of_one_encoding_call_no_image_network(pipe: Pipeline) -> None:
+    with ImageCalls(pipe) as calls:
+        encoding = pipe.encode(WIDE)
+        first = calls.count
+        assert first > 0
+        seen = set()
+        for number in range(10):
+            found = pipe.segment(encoding, [f"thing {number}", "cat"])
+            assert isinstance(found, Segmentation)
+            seen.add(found.names)
+            found.with_threshold(0.3)
+        assert len(seen) == 10 and calls.count == first
+
+
+def test_one_in_one_out_and_a_list_in_a_list_out(pipe: Pipeline) -> None:
+    one, many = pipe.segment(WIDE, ["cat", "dog"]), pipe.segment([WIDE, TALL], ["cat", "dog"])
+    assert isinstance(one, Segmentation) and isinstance(many, list) and len(many) == 2
+    assert many[1].labels.shape == TALL.shape[:2]
+    assert np.array_equal(one.labels, many[0].labels)
+    assert pipe.segment([], ["cat"]) == [] and pipe.encode([]) == []
+    assert isinstance(pipe.encode(WIDE), Encoding) and isinstance(pipe.encode([WIDE]), list)
+
+
+def test_every_kind_of_picture_gives_the_same_answer(pipe: Pipeline, tmp_path: Path) -> None:
+    import torch
+
+    path = tmp_path / "a picture (1).png"
+    Image.fromarray(WIDE).save(path)
+    wanted = pipe.segment(WIDE, ["cat", "dog"])
+    kinds = [path, str(path), path.read_bytes(), io.BytesIO(path.read_bytes()), Image.open(path)]
+    for kind in [*kinds, torch.from_numpy(WIDE).permute(2, 0, 1)]:
+        got = pipe.segment(kind, ["cat", "dog"])
+        assert np.array_equal(got.labels, wanted.labels) and np.array_equal(got.confidence, wanted.confidence)
+    bgr = pipe.segment(WIDE[:, :, ::-1].copy(), ["cat", "dog"], channel_order="bgr")
+    assert np.array_equal(bgr.confidence, wanted.confidence)
+
+
+def test_answer_is_of_the_upright_pictures_size(pipe: Pipeline, tmp_path: Path) -> None:
+    path = tmp_path / "turned.jpg"
+    exif = Image.Exif()
+    exif[0x0112] = 6
+    Image.fromarray(tiny.picture(40, 64)).save(path, exif=exif)
+    assert pipe.segment(path, ["cat", "dog"]).labels.shape == (64, 40)
+
+
+def test_choices_of_asking_can_be_changed_and_those_of_the_image_side_cannot(pipe: Pipeline) -> None:
+    encoding = pipe.encode(WIDE)
+    loose, strict = (pipe.segment(encoding, ["cat", "dog"], threshold=value) for value in (0.0, 0.99))
+    assert (strict.labels >= 0).sum() < (loose.labels >= 0).sum()
+    assert strict.recipe.fingerprint != loose.recipe.fingerprint
+    assert np.array_equal(loose.with_threshold(0.99).labels, strict.labels)
+    with pytest.raises(BadUsage, match="belong to the image side"):
+        pipe.segment(encoding, ["cat"], method="sclip")
+    with pytest.raises(UnknownName, match="Did you mean 'threshold'"):
+        pipe.segment(encoding, ["cat"], treshold=0.3)
+    other = Pipeline(RECIPE.replace(method="sclip"), pipe.clip)
+    with pytest.raises(BadUsage, match="encode the picture again"):
+        other.segment(encoding, ["cat"])
+
+
+def test_vocabulary_is_made_once_and_must_be_of_this_network(pipe: Pipeline) -> None:
+    vocabulary = pipe.vocabulary(["cat", "dog"])
+    assert pipe.vocabulary(["cat", "dog"]) is vocabulary and pipe.vocabulary(vocabulary) is vocabulary
+    encoding = pipe.encode(WIDE)
+    by_names, by_rows = pipe.segment(encoding, ["cat", "dog"]), pipe.segment(encoding, vocabulary)
+    assert np.array_equal(by_names.confidence, by_rows.confidence)
+    from dataclasses import replace
+
+    foreign = replace(vocabulary, vectors=np.eye(len(vocabulary.owner), 9, dtype=np.float32))
+    with pytest.raises(BadUsage, match="rows have 9 numbers, those of test have 32"):
+        pipe.segment(encoding, foreign)
+
+
+def test_order_of_names_and_company_change_no_label(pipe: Pipeline) -> None:
+    encoding = pipe.encode(WIDE)
+    one, other = pipe.segment(encoding, ["cat", "dog", "tree"]), pipe.segment(encoding, ["tree", "cat", "dog"])
+    for name in one.names:
+        assert np.array_equal(one.masks[name], other.masks[name])
+    more = pipe.segment(encoding, [{"cat": ["cat", "kitten"]}, "dog", "tree"])
+    assert ((more.labels == 0) >= (one.labels == 0)).all()  # a synonym only adds to its name
+
+
+def test_two_threads_get_what_one_gets(pipe: Pipeline) -> None:
+    wanted = [pipe.segment(picture, ["cat", "dog"]) for picture in (WIDE, TALL)]
+    got: dict[int, Segmentation] = {}
+
+    def ask(index: int) -> None:
+        got[index] = Pipeline.segment(pipe, (WIDE, TALL)[index % 2], ["cat", "dog"])
+
+    threads = [threading.Thread(target=ask, args=(index,)) for index in range(6)]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+    for index in range(6):
+        np.testing.assert_allclose(got[index].confidence, wanted[index % 2].confidence, atol=1e-5)
+
+
+def test_pictures_too_small_are_one_sentence(pipe: Pipeline) -> None:
+    with pytest.raises(BadInput, match="at least 16 px on each side: got 1x1"):
+        pipe.segment(np.zeros((1, 1, 3), np.uint8), ["cat"])
+    assert pipe.segment(tiny.picture(16, 17), ["cat", "dog"]).labels.shape == (16, 17)
+
+
+@pytest.mark.parametrize("protocol", ["fast", "paper"])
+@pytest.mark.parametrize("proposer", ["none", "felzenszwalb"])
+def test_every_road_gives_labels_of_the_picture(protocol: str, proposer: str) -> None:
+    pipe = Pipeline(RECIPE.replace(protocol=protocol, proposer=proposer, method="sclip"), tiny.clip())
+    found = pipe.segment(TALL, ["cat", "dog"])
+    assert found.labels.shape == TALL.shape[:2] and np.isfinite(found.confidence).all()
+    assert (np.bincount(found.labels[found.labels >= 0], minlength=2) == [m.sum() for m in found.masks.values()]).all()
+    assert found.regions.area.sum() == (found.labels >= 0).sum()  # every labelled pixel is of one region
+
+
+def test_anomaly_gives_the_same_noun_with_and_without_normal_pictures(pipe: Pipeline) -> None:
+    zero, few = pipe.anomaly(WIDE, "ceramic tile"), pipe.anomaly(WIDE, "ceramic tile", normal=[TALL])
+    for made in (zero, few):
+        assert isinstance(made, AnomalyMap) and made.values.shape == WIDE.shape[:2] and made.object == "ceramic tile"
+    own = pipe.anomaly(pipe.encode(WIDE), "ceramic tile", normal=[pipe.encode(WIDE)])
+    assert own.values.mean() < few.values.mean()
+    assert len(pipe.anomaly([WIDE, TALL], "tile")) == 2
+
+
+def test_a_preset_is_that_preset_or_an_error(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    monkeypatch.setenv("OVSEG_WEIGHTS", str(tmp_path))
+    with pytest.raises(MissingWeights, match="ovseg weights pull"):
+        Pipeline.open("base")
+    with pytest.raises(UnknownName, match="Did you mean 'tiny'"):
+        Pipeline.open("tinny")
+    with pytest.raises(MissingDevice):
+        Pipeline.open("tiny", device="cuda:9")
+    assert needed_weights(PRESETS["base"]) == ["clip-vit-b16-openai", "sam-vit-b"]
+
+
+def test_best_preset_that_is_here_is_said_aloud(
+    monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    here = {"tiny-clip", "clip-vit-b16-openai"}
+    monkeypatch.setattr(pipeline.weights, "find", lambda name, folder=None: Path("x") if name in here else None)
+    with caplog.at_level("INFO", logger="ovseg"):
+        assert best_here() == "tiny"  # base lacks its SAM
+        here.add("sam-vit-b")
+        assert best_here() == "base"
+    assert "base is the best preset whose weights are here" in caplog.text
+    here.clear()
+    with pytest.raises(MissingWeights):
+        best_here()
