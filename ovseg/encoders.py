@@ -108,10 +108,11 @@ def _crop(
     """The image vector of each box, grown by `expand` within the picture and padded to a square with CLIP's mean."""
     from ovseg.clip.dense import encode_images
 
-    if not options["expand"] > 0:
-        raise BadUsage(f"expand must be above 0 (1 is the box itself): got {options['expand']}")
+    expand = float(options["expand"])
+    if not expand > 0:
+        raise BadUsage(f"expand must be above 0 (1 is the box itself): got {expand}")
     colour = np.round(255 * np.asarray(clip.mean)).astype(np.uint8)
-    views = [_square(_window(image, box, options["expand"]), colour) for box in regions.boxes]
+    views = [_square(_window(image, box, expand), colour) for box in regions.boxes]
     return encode_images(clip, views)
 
 

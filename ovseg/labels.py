@@ -12,7 +12,7 @@ from types import MappingProxyType
 from typing import Protocol
 
 import numpy as np
-from jaxtyping import Float, Float32, Int32, UInt8
+from jaxtyping import Float, Float32, Int32, Shaped, UInt8
 
 from ovseg.errors import BadInput, UnknownName
 from ovseg.masks import iom
@@ -84,19 +84,17 @@ def own(
 
 def _by_score(regions: Regions, claims: Float[np.ndarray, " n"]) -> list[int]:
     """Highest claim first, then the smaller."""
-    area = regions.area.tolist()
-    return _ranked(regions, list(zip((-claims).tolist(), area, strict=True)))
+    return _ranked(regions, -claims, regions.area)
 
 
 def _smallest(regions: Regions, claims: Float[np.ndarray, " n"]) -> list[int]:
     """Smallest first, then the higher claim: parts over wholes (Semantic-Segment-Anything)."""
-    area = regions.area.tolist()
-    return _ranked(regions, list(zip(area, (-claims).tolist(), strict=True)))
+    return _ranked(regions, regions.area, -claims)
 
 
 def _largest(regions: Regions, claims: Float[np.ndarray, " n"]) -> list[int]:
     """Largest first, then the higher claim: wholes over parts (CorrCLIP)."""
-    return _ranked(regions, list(zip((-regions.area).tolist(), (-claims).tolist(), strict=True)))
+    return _ranked(regions, -regions.area, -claims)
 
 
 def _without_rivals(regions: Regions, claims: Float[np.ndarray, " n"]) -> list[int]:
@@ -134,10 +132,11 @@ def compose(
             f"regions and features must be of one picture: {regions.height}x{regions.width} and "
             f"{features.height}x{features.width} (rows x cols). Swapped axes?"
         )
-    of_cells = cell_rows(features, vocabulary, recipe.scale)
+    scale = float(recipe.scale)
+    of_cells = cell_rows(features, vocabulary, scale)
     parts, of_parts, quality = None, None, None
     if len(regions):
-        of_parts, quality = region_rows(region_vectors, vocabulary, recipe.scale), regions.quality
+        of_parts, quality = region_rows(region_vectors, vocabulary, scale), regions.quality
         slots = posterior(np.ascontiguousarray(of_parts.T), vocabulary.owner, len(vocabulary), recipe.probability)
         parts = own(regions, slots[: len(vocabulary)].max(axis=0, initial=0), recipe.overlap)
     thresholds = [vocabulary.thresholds.get(name, recipe.threshold) for name in vocabulary.names]
@@ -157,9 +156,10 @@ def compose(
     return Segmentation.decide(vocabulary.names, evidence, recipe, (*vocabulary.notes, *notes))
 
 
-def _ranked(regions: Regions, keys: Sequence[tuple[float, float]]) -> list[int]:
-    """Regions in the order of their keys; the mask itself breaks ties, so that nothing hangs on the order given."""
-    return sorted(range(len(regions)), key=lambda i: (*keys[i], regions.rles[i]["counts"]))
+def _ranked(regions: Regions, first: Shaped[np.ndarray, " n"], then: Shaped[np.ndarray, " n"]) -> list[int]:
+    """Regions by two rising keys; the mask itself breaks ties, so that nothing hangs on the order given."""
+    keys = list(zip(first.tolist(), then.tolist(), (rle["counts"] for rle in regions.rles), strict=True))
+    return sorted(range(len(regions)), key=keys.__getitem__)
 
 
 def _check_dim(features: DenseFeatures, vocabulary: Vocabulary) -> None:
