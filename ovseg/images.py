@@ -28,8 +28,11 @@ EXTENSIONS = frozenset(
     ".webp".split()
 )
 
-# What decoders raise on damaged files, as Pillow documents or shows; anything else is a bug and must be seen.
-_DAMAGE = (OSError, SyntaxError, ValueError, EOFError, IndexError, KeyError, TypeError, struct.error, zlib.error)
+# What decoders raise on damaged files, found by damaging files of every format; UserWarning where warnings are errors.
+_DAMAGE = (
+    *(OSError, SyntaxError, ValueError, EOFError, IndexError, KeyError, TypeError, RuntimeError, UserWarning),
+    *(struct.error, zlib.error),
+)
 _TURNS = {  # EXIF orientation -> what puts the picture upright (CIPA DC-008, tag 0x0112)
     2: Image.Transpose.FLIP_LEFT_RIGHT,
     3: Image.Transpose.ROTATE_180,

@@ -6,6 +6,7 @@ import pytest
 from jaxtyping import UInt8
 from PIL import Image
 
+from ovseg import draw
 from ovseg.draw import COLOUR_MAPS, class_table, heatmap, index_png, overlay, png
 from ovseg.errors import BadInput, UnknownName
 from ovseg.types import AnomalyMap, Segmentation
@@ -51,7 +52,6 @@ def test_the_picture_that_came_stays_as_it_was() -> None:
     assert (before == image).all() and (labels == found.labels).all()
 
 
-@pytest.mark.filterwarnings("ignore:__array__ implementation:DeprecationWarning")  # pycocotools 2.0.11 on numpy 2
 def test_a_result_without_evidence_is_drawn_alike() -> None:
     found = segmentation(PLAN, ["cat", "dog"], 12)
     bare = dataclasses.replace(found, evidence=None)
@@ -170,3 +170,15 @@ def test_png_bytes_hold_the_picture() -> None:
     image = photo(48, 80)
     with Image.open(io.BytesIO(png(image))) as picture:
         assert image.tolist() == np.asarray(picture).tolist()
+
+
+def test_signs_that_no_font_has_lose_their_accents_or_become_boxes(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(draw, "_families", lambda: ("",))  # a machine with Pillow's own font alone
+    draw._clean.cache_clear()
+    try:
+        assert "cafe au lait □□ ok" == draw._clean("café  au\nlait 猫\x07 ok")
+        plain, changed = (overlay(photo(48, 80), untouched(48, 80, [name])) for name in ("cafe", "café"))
+        assert changed.shape[0] > plain.shape[0]  # one line more: what became of the name
+        assert overlay(photo(48, 80), untouched(48, 80, ["cafe…"])).shape == plain.shape
+    finally:
+        draw._clean.cache_clear()

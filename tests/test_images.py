@@ -221,6 +221,23 @@ def test_files_that_are_no_picture_are_refused_by_name(tmp_path: Path) -> None:
             read(data)
 
 
+@pytest.mark.parametrize("kind", ["AVIF", "BMP", "GIF", "ICO", "JPEG", "JPEG2000", "PNG", "PPM", "TGA", "TIFF", "WEBP"])
+def test_damaged_files_of_every_format_are_a_picture_or_one_sentence(kind: str) -> None:
+    whole = as_file(Image.fromarray(COLOURS), kind)
+    assert 3 == read(whole).shape[2]
+    rng = np.random.default_rng(0)
+    refused = 0
+    for _ in range(60):
+        data = bytearray(whole[: rng.integers(len(whole) // 2, len(whole))])
+        for place in rng.integers(0, 200, 3):
+            data[place] = rng.integers(0, 256)
+        try:
+            read(bytes(data))
+        except BadInput as error:
+            refused += "\n" not in str(error)
+    assert refused > 30
+
+
 @pytest.mark.parametrize(
     ("path", "words"),
     [("nowhere/at all.png", "no picture at nowhere"), (".", "is a folder"), ("a\0b.png", "not a path")]

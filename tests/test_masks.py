@@ -5,9 +5,6 @@ from jaxtyping import Bool, Float
 from ovseg.masks import Polygon, boxes, cell_fractions, intersections, iom, iou, polygons
 from ovseg.types import Regions, encode_rle
 
-# pycocotools 2.0.11 decodes through an __array__ of numpy 1.
-pytestmark = pytest.mark.filterwarnings("ignore:__array__ implementation:DeprecationWarning")
-
 
 def fill(rings: list[np.ndarray], height: int, width: int) -> Bool[np.ndarray, "height width"]:
     """Even-odd fill of rings with level and upright sides: a pixel is in if an odd number of sides lie to its left."""

@@ -27,9 +27,6 @@ from ovseg.types import (
 )
 from tests.results import NoRecipe, segmentation
 
-# pycocotools 2.0.11 decodes through an __array__ of numpy 1.
-pytestmark = pytest.mark.filterwarnings("ignore:__array__ implementation:DeprecationWarning")
-
 OWNER = np.array([0, 0, 1, 2, -1])  # three names, five rows: two of the first name, one negative
 
 

@@ -65,10 +65,8 @@ class StoredRecipe:
         return dict(self.values)
 
 
-def write(
-    results: Iterable[Result | tuple[str, Segmentation]], format: str, folder: str | os.PathLike[str]
-) -> list[Path]:
-    """Write results, or pairs of a picture's path and its segmentation, into a folder; the files written, in order."""
+def write(results: Iterable[Any], format: str, folder: str | os.PathLike[str]) -> list[Path]:
+    """Write `Result`s, or pairs of a picture's path and its segmentation, into a folder: the files, in order."""
     if format not in WRITERS:
         raise UnknownName.of("format", format, WRITERS)
     given = [_result(item) for item in results]
@@ -247,7 +245,7 @@ def _segmentation(
     return Segmentation(names, labels, confidence, regions, region_labels, scores, recipe, None, notes)
 
 
-def _result(item: Result | tuple[str, Segmentation]) -> Result:
+def _result(item: Any) -> Result:
     if isinstance(item, Result):
         return item
     if isinstance(item, tuple) and len(item) == 2 and isinstance(item[1], Segmentation):

@@ -14,9 +14,6 @@ from ovseg.export import NEEDS_PICTURE, READERS, SHARED_NAMES, WRITERS, Result, 
 from ovseg.types import Segmentation
 from tests.results import segmentation
 
-# pycocotools 2.0.11 decodes through an __array__ of numpy 1.
-pytestmark = pytest.mark.filterwarnings("ignore:__array__ implementation:DeprecationWarning")
-
 NAMES = ["cat", "a “dog” 犬", "bird"]
 PLANS = [
     ["aaa..bbb", "a.a..bbb", "aaa..bbb", "........", "bb....aa"],  # a ring, two dogs, two cats
@@ -169,7 +166,7 @@ def test_pairs_of_path_and_segmentation_are_results_and_bare_ones_are_not(tmp_pa
     (path,) = write(iter([("one/a.png", found)]), "coco", tmp_path)
     assert "one/a.png" == json.loads(path.read_text())["images"][0]["file_name"]
     with pytest.raises(BadUsage, match=r"\(path, Segmentation\) pairs: got Segmentation"):
-        write([found], "coco", tmp_path)  # type: ignore[list-item]
+        write([found], "coco", tmp_path)
 
 
 @pytest.mark.parametrize("format", sorted(SHARED_NAMES))
