@@ -1,0 +1,1 @@
+"""The browser page: `app` is its layout, `actions` what its buttons do."""
