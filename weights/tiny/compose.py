@@ -1,4 +1,4 @@
-"""Pictures with known masks: cut-out sprites in random styles over textures and photographs, for training and for the report.
+"""Pictures with known masks: cut-out sprites in random styles over textures and photographs.
 
     composer = Composer(sprites, names, photos, textures, rng)
     scene = composer.compose(144, 144)      # scene.picture (H, W, 3), scene.segments (H, W), scene.words[segment]
@@ -406,7 +406,7 @@ class Composer:
     # -- objects
 
     def place(self, sprite: Bytes, height: int, width: int, share: float) -> Bytes:
-        """The sprite turned, sheared, mirrored and put somewhere on an empty canvas, (height, width, 4) with premultiplied colours undone."""
+        """The sprite turned, sheared, mirrored and put somewhere on an empty canvas, (height, width, 4)."""
         rng = self.rng
         target = share * min(height, width)
         while sprite.shape[0] > 2.2 * target and sprite.shape[0] > 24:
@@ -544,7 +544,7 @@ class Composer:
             if (segments == number).sum() < max(40, 0.4 * area):
                 names[number] = ""
         for chance, effect in WHOLE_PICTURE:
-            if rng.random() < chance * (1 if self.style else 0.4):
+            if rng.random() < chance * (0.4 + 0.6 * self.style):
                 canvas = effect(rng, canvas)
         names += [""] * (MAX_SEGMENTS - len(names))
         return Scene(np.ascontiguousarray(canvas), segments, tuple(names))

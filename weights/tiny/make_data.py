@@ -5,7 +5,8 @@ The packages, fetched with the ordinary clients (versions and digests: ../README
     npm install --ignore-scripts @lobehub/fluent-emoji-3d @lobehub/fluent-emoji-anim-{1,2,3,4} emojibase-data \\
         @iconify-json/{fluent-emoji,fluent-emoji-flat,noto,noto-v1,fxemoji,streamline-emojis,twemoji}
     apt-get download openclipart-png openclipart-svg && for f in openclipart-*.deb; do dpkg -x $f clipart; done
-    apt-get download lomiri-wallpapers-16.04 lomiri-wallpapers-20.04 && for f in lomiri*.deb; do dpkg -x $f wallpapers/${f%%_*}; done
+    apt-get download lomiri-wallpapers-16.04 lomiri-wallpapers-20.04
+    for f in lomiri*.deb; do dpkg -x $f wallpapers/${f%%_*}; done
     pip install resvg-py scikit-image scikit-learn scipy
 
     python weights/tiny/make_data.py --npm node_modules --clipart clipart --wallpapers wallpapers \\
@@ -74,8 +75,9 @@ ALIASES = {  # names that older emoji sets use for today's CLDR labels
     "t-shirt": ["tshirt", "shirt"],
 }
 NOISE = re.compile(
-    r"\b(the|a|an|simple|cartoon|small|big|little|old|new|red|green|blue|yellow|black|white|brown|orange|pink|purple|grey|gray|icon|clip ?art|"
-    r"drawing|colou?r|outline|glossy|realistic|ripe|common|plain|side view|top view|version|illustration|vector|cute|sitting|standing|\d+)\b"
+    r"\b(the|a|an|simple|cartoon|small|big|little|old|new|red|green|blue|yellow|black|white|brown|orange|pink|purple|grey|gray|"
+    r"icon|clip ?art|drawing|colou?r|outline|glossy|realistic|ripe|common|plain|side view|top view|version|"
+    r"illustration|vector|cute|sitting|standing|\d+)\b"
 )
 
 
@@ -84,7 +86,7 @@ def slug(label: str) -> str:
 
 
 def sprite(picture: Image.Image) -> NDArray[np.uint8] | None:
-    """The drawing cut to what is not transparent, its longer side SIDE - 2, centred; None if it has no outline or nearly nothing in it."""
+    """The drawing cut to what is not transparent, centred; None if it has no outline or nearly nothing in it."""
     rgba = picture.convert("RGBA")
     box = rgba.getchannel("A").point(lambda value: 255 * (value > 16)).getbbox()
     if box is None or max(box[2] - box[0], box[3] - box[1]) < 24:
@@ -125,7 +127,8 @@ def from_vectors(folder: Path, wanted: dict[str, list[str]]) -> Iterator[tuple[s
             width, height = (icon.get(side, pack.get(side, 16)) for side in ("width", "height"))
             body = icon["body"]
             svg = (
-                f'<svg xmlns="http://www.w3.org/2000/svg" xmlns:xlink="http://www.w3.org/1999/xlink" width="{width}" height="{height}" '
+                f'<svg xmlns="http://www.w3.org/2000/svg" xmlns:xlink="http://www.w3.org/1999/xlink" '
+                f'width="{width}" height="{height}" '
                 f'viewBox="{icon.get("left", 0)} {icon.get("top", 0)} {width} {height}">{body}</svg>'
             )
             picture = render(svg)
@@ -213,7 +216,7 @@ def from_clipart(clipart: Path) -> Iterator[tuple[str, Image.Image]]:
 
 
 def wallpapers(folder: Path) -> dict[str, NDArray[np.uint8]]:
-    """Photographs of the Lomiri wallpaper packages whose licence is CC-BY-4.0 or CC0-1.0 (the share-alike ones are left out)."""
+    """Photographs of the Lomiri wallpaper packages under CC-BY-4.0 or CC0-1.0 (the share-alike ones are left out)."""
     photos = {}
     for notice in sorted(folder.glob("*/usr/share/doc/*/copyright")):
         for block in notice.read_text().split("\n\n"):

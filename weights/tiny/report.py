@@ -1,15 +1,18 @@
-"""Measure a model on a drawing style that it has never seen: ``python weights/tiny/report.py [--seed 0] [--count 200]``.
+"""Measure a model on a drawing style that it has never seen.
 
-Compositions of 1 to 4 held-out (twemoji) sprites on surfaces made with another seed than in training, with shadows, light and
-sensor effects. Each is read by ``ovseg.Pipeline`` with each method and the preset's other choices, and printed are, in percent:
+    python weights/tiny/report.py [--seed 0] [--count 200]
+
+Compositions of 1 to 4 held-out (twemoji) sprites on surfaces made with another seed than in training, with shadows,
+light and sensor effects. Each is read by ``ovseg.Pipeline`` with each method and the preset's other choices, and
+printed are, in percent:
 
 - right: object pixels given to the right name, choosing among the present names only (no negatives, no threshold);
 - mIoU: over the names present, at the preset's negatives and threshold;
 - mIoU +20: the same with 20 absent names asked as well;
 - absent: share of all pixels that one of those absent names gets at the default threshold.
 
-The confusion is summed over all compositions; IoU is taken of each name and averaged over the names that occur. Ground that is
-given to a name counts in the union of that name.
+The confusion is summed over all compositions; IoU is taken of each name and averaged over the names that occur.
+Ground that is given to a name counts in the union of that name.
 """
 
 from __future__ import annotations
@@ -125,7 +128,8 @@ def main() -> None:
     }
     scenes = compositions(args.count, args.seed, args.style)
     print(
-        f"seed {args.seed}, {args.count} compositions, {len({name for scene in scenes for name in scene[2]})} names, {changes or 'preset as it is'}\n"
+        f"seed {args.seed}, {args.count} compositions, {len({name for scene in scenes for name in scene[2]})} names, "
+        f"{changes or 'preset as it is'}\n"
     )
     print("| method | right % | mIoU % | mIoU +20 % | absent % |\n|---|---|---|---|---|")
     for method in args.method or METHODS:

@@ -3,9 +3,10 @@
     python weights/tiny/train_clip.py --data CACHE --out RUN --minutes 100 --seed 0 [--resume]
     python weights/tiny/train_clip.py --data CACHE --out RUN --export weights/tiny
 
-The network is open_clip's own (``open_clip.CLIP``); only the way it is walked is written out here, since the training signal is at
-the patches: the value path of the last block (no attention, no residual, no MLP), final norm, projection, cosine with the words.
-The learning rate is a function of the wall clock, so a run ends when it was told to and may be stopped and resumed.
+The network is open_clip's own (``open_clip.CLIP``); only the way it is walked is written out here, since the training
+signal is at the patches: the value path of the last block (no attention, no residual, no MLP), final norm, projection,
+cosine with the words.
+The learning rate is a function of the wall clock: a run ends when it was told to and may be stopped and resumed.
 """
 
 from __future__ import annotations
@@ -42,8 +43,8 @@ CONFIG: dict[str, Any] = {
     "vision_cfg": {"image_size": PATCH * GRID, "patch_size": PATCH, "width": 192, "layers": 6, "head_width": 64},
     "text_cfg": {"context_length": 24, "vocab_size": 0, "width": 128, "heads": 2, "layers": 2},
 }
-# Grid of patches and its share of the steps at the beginning and at the end of a run: many small pictures teach names, larger
-# ones later teach the grids that the product reads.
+# Grid of patches and its share of the steps at the beginning and at the end of a run: many small pictures teach names,
+# larger ones later teach the grids that the product reads.
 GRIDS = (
     (8, 8, 0.34, 0.06),
     (10, 10, 0.36, 0.16),
@@ -87,7 +88,7 @@ SAME_GROUND = {
 
 
 def write_bpe(words: list[str], path: Path, most: int) -> None:
-    """Keep of open_clip's merges those that the words need, in their order, so that the words are cut exactly as before.
+    """Keep of open_clip's merges those that the words need, in their order: the words are cut exactly as before.
 
     ``words`` in order of importance: merges of later words are left out once there are ``most``.
     """
@@ -140,7 +141,7 @@ def word_list(npm_tags: Path | None) -> list[str]:
 
 
 class Scenes(torch.utils.data.IterableDataset):
-    """Endless batches of composed pictures: pixels (B, H, W, 3) uint8, segments (B, H, W) uint8, names (B, 8) int64 or -1."""
+    """Endless batches: pixels (B, H, W, 3) uint8, segments (B, H, W) uint8, names (B, 8) int64 or -1."""
 
     def __init__(self, data: Path, names: list[str], seed: int, started: float = 0.0, minutes: float = 1e9) -> None:
         self.data, self.names, self.seed, self.started, self.minutes = data, names, seed, started, minutes
@@ -161,10 +162,11 @@ class Scenes(torch.utils.data.IterableDataset):
         earlier: list[tuple[NDArray[np.uint8], NDArray[np.uint8], NDArray[np.int64]]] = []
         while True:
             done = min(1.0, max(0.0, (time.time() - self.started) / (60 * self.minutes)))
+            composer.style = min(1.0, 0.35 + 0.65 * done / 0.35)  # plainer drawings first
             chance = early + (late - early) * max(0.0, (done - 0.4) / 0.6)
             rows, columns = shapes[rng.choice(len(shapes), p=chance / chance.sum())]
             scenes = [
-                composer.compose(rows * PATCH, columns * PATCH)
+                composer.compose(rows * PATCH, columns * PATCH, sizes=(2.5 / min(rows, columns), 1.05))
                 for _ in range(round(TOKENS_PER_STEP / (rows * columns)))
             ]
             words = np.full((len(scenes), MAX_SEGMENTS), -1, np.int64)
@@ -178,7 +180,7 @@ class Scenes(torch.utils.data.IterableDataset):
                 np.stack([scene.segments for scene in scenes]),
             )
             yield torch.from_numpy(pixels), torch.from_numpy(segments), torch.from_numpy(words)
-            # Composing costs as much as half a training step, so every batch comes back once, some time later, mirrored and tinted.
+            # Composing costs half as much as learning, so every batch comes back once, later, mirrored and tinted.
             earlier.append((pixels, segments, words))
             if len(earlier) > KEPT_BATCHES:
                 pixels, segments, words = earlier.pop(rng.integers(len(earlier)))
@@ -231,7 +233,7 @@ def split_heads(x: Tensor, heads: int) -> Tensor:
 
 
 def attend(q: Tensor, k: Tensor, v: Tensor, causal: bool = False) -> Tensor:
-    """Attention of (B, heads, N, d) as two products: for these small grids much faster backwards on a CPU than the fused kernel."""
+    """Attention of (B, heads, N, d) as two products: on small grids far faster backwards than a CPU's fused kernel."""
     scores = (q * q.shape[-1] ** -0.5) @ k.transpose(-1, -2)
     if causal:
         scores = scores + torch.full(scores.shape[-2:], -1e4, dtype=scores.dtype).triu(1)
@@ -322,7 +324,7 @@ class Lexicon:
 
 
 def agree(vectors: Tensor, words: Tensor, targets: Tensor, excused: Tensor, weight: Tensor) -> tuple[Tensor, Tensor]:
-    """(weighted cross entropy of scaled cosines against their targets, the scores), words that are also right left out."""
+    """(weighted cross entropy of the products against their targets, the products), other right words left out."""
     scores = (vectors @ words.T).masked_fill(excused[targets], -1e4)
     return (F.cross_entropy(scores, targets, reduction="none") * weight).sum() / weight.sum().clamp(min=1e-3), scores
 
@@ -408,7 +410,7 @@ def losses(
 
 @torch.no_grad()
 def measure(model: Any, lexicon: Lexicon, composer: Composer, count: int = 60, side: int = 192) -> dict[str, float]:
-    """Held-out style: share of object pixels named right among the present, and among the present and 20 absent names."""
+    """Held-out style: share of object pixels named right among the names present, and among those and 20 absent."""
     right = np.zeros(2)
     pixels = 0
     rng = np.random.default_rng(11)
@@ -456,8 +458,8 @@ def train(args: argparse.Namespace) -> None:
     lexicon = Lexicon(tokenizer, learned)
     model, config = build(tokenizer)
     average = copy.deepcopy(model)
-    # A free vector for each name. Sentences alone start so alike that the picture side would learn nothing for long; the anchors
-    # give it something to tell apart, the sentences follow them, and they are thrown away in the end.
+    # A free vector for each name. Sentences alone start so alike that the picture side would learn nothing for long;
+    # the anchors give it something to tell apart, the sentences follow them, and they are thrown away in the end.
     anchors = torch.nn.Parameter(torch.randn(len(lexicon.names), CONFIG["embed_dim"]))
     decayed = [value for value in model.parameters() if value.ndim >= 2]
     others = [anchors, *(value for value in model.parameters() if value.ndim < 2)]
@@ -480,7 +482,8 @@ def train(args: argparse.Namespace) -> None:
     photos = {name: photo for name, photo in np.load(args.data / "photos.npz").items() if name.startswith("heldout")}
     textures = texture_bank(list(GROUND), seed=99, each=2)
     print(
-        f"{sum(value.numel() for value in model.parameters()) / 1e6:.2f} M parameters, {len(lexicon.names)} names, {len(tokenizer.encoder)} tokens",
+        f"{sum(value.numel() for value in model.parameters()) / 1e6:.2f} M parameters, "
+        f"{len(lexicon.names)} names, {len(tokenizer.encoder)} tokens",
         flush=True,
     )
     loader = iter(
@@ -517,7 +520,8 @@ def train(args: argparse.Namespace) -> None:
             means = {key: round(float(np.mean([part[key] for part in sums])), 3) for key in parts}
             speed = (state["seen"] - told_seen) / (time.time() - told_at)
             print(
-                f"{(now - state['started']) / 60:6.1f} min step {state['step']} seen {state['seen']} {speed:.0f}/s lr {rate:.1e} {means}",
+                f"{(now - state['started']) / 60:6.1f} min step {state['step']} seen {state['seen']} "
+                f"{speed:.0f}/s lr {rate:.1e} {means}",
                 flush=True,
             )
             state["curve"].append(
@@ -608,7 +612,7 @@ def main() -> None:
     parser.add_argument("--minutes", type=float, default=100)
     parser.add_argument("--every", type=float, default=5, help="minutes between checkpoints")
     parser.add_argument("--seed", type=int, default=0)
-    parser.add_argument("--lr", type=float, default=1.2e-3)
+    parser.add_argument("--lr", type=float, default=1e-3)
     parser.add_argument("--threads", type=int, default=2)
     parser.add_argument("--workers", type=int, default=1)
     parser.add_argument("--bf16", action=argparse.BooleanOptionalAction, default=True)

@@ -1,8 +1,9 @@
 """The words of the tiny CLIP: what it can name, which drawings show it, and the sentences it is trained with.
 
-One entry of ``TABLE`` reads ``name|synonym|synonym < label, label``: the drawings whose Unicode (CLDR) short name is one of the
-labels show the name. Without ``<`` the label is the name itself. All synonyms were chosen by hand; words that are only related
-(``fruit`` for ``apple``) are left out, and ``BROADER_TABLE`` keeps a name from being counted as wrong for something it includes.
+One entry of ``TABLE`` reads ``name|synonym|synonym < label, label``: the drawings whose Unicode (CLDR) short name
+is one of the labels show the name. Without ``<`` the label is the name itself. All synonyms were chosen by hand;
+words that are only related (``fruit`` for ``apple``) are left out, and ``BROADER_TABLE`` keeps a name from being
+counted as wrong for something it includes.
 """
 
 from __future__ import annotations
