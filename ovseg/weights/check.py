@@ -13,8 +13,8 @@ from pathlib import Path
 from typing import Any
 
 from ovseg.errors import BadWeights, MissingWeights
-from ovseg.weights.manifest import MANIFEST, WeightFile, _row
-from ovseg.weights.search import _how_to_get, cache_folder, find
+from ovseg.weights.manifest import MANIFEST, WeightFile, row_named
+from ovseg.weights.search import cache_folder, find, how_to_get
 
 
 @dataclass(frozen=True)
@@ -35,11 +35,11 @@ def path(name: str, explicit: str | Path | None = None) -> Path:
 
     Not here: MissingWeights, with where it was sought and the commands that bring it. Not itself: BadWeights.
     """
-    row = _row(name)
+    row = row_named(name)
     found = find(name, explicit)
     if found is None:
-        raise MissingWeights(_how_to_get(row, explicit))
-    check = _check(row, found)
+        raise MissingWeights(how_to_get(row, explicit))
+    check = examine(row, found)
     if check.verdict == "bad":
         raise BadWeights(check.detail)
     return found
@@ -51,13 +51,14 @@ def verify(*names: str) -> list[Check]:
     Raises nothing for a bad file, so that all are looked at: a caller that must stop asks for `verdict == "bad"`.
     """
     if names:
-        return [_check(_row(name), find(name), anew=True) for name in names]
-    return [_check(row, found, anew=True) for row in MANIFEST.values() if (found := find(row.name)) is not None]
+        return [examine(row_named(name), find(name), anew=True) for name in names]
+    return [examine(row, found, anew=True) for row in MANIFEST.values() if (found := find(row.name)) is not None]
 
 
-def _check(row: WeightFile, found: Path | None, *, anew: bool = False) -> Check:
+def examine(row: WeightFile, found: Path | None, *, anew: bool = False) -> Check:
+    """What one file is, held against its row; `anew` computes the digest though it is remembered."""
     if found is None:
-        return Check(row, None, "missing", _how_to_get(row, None))
+        return Check(row, None, "missing", how_to_get(row))
     size = found.stat().st_size
     if row.bytes and size != row.bytes:
         wrong = f"{row.name} must have {row.bytes:,} bytes: {found} has {size:,}; {_again(row)}"
@@ -87,6 +88,15 @@ def sha256(file: Path, *, anew: bool = False) -> str:
         digest = hashlib.file_digest(opened, "sha256").hexdigest()
     _remember({**_remembered(), key: [*stamp, digest]})
     return digest
+
+
+def rename(file: Path, target: Path) -> None:
+    """Give a file another name; a digest that is remembered of it goes along, since size and time of change do."""
+    memory = _remembered()
+    entry = memory.pop(str(file.resolve()), None)
+    os.replace(file, target)
+    if entry is not None:
+        _remember({**memory, str(target.resolve()): entry})
 
 
 def _memory_file() -> Path:
@@ -121,8 +131,10 @@ def recognise(file: Path) -> WeightFile | None:
 
 __all__ = [
     "Check",
+    "examine",
     "path",
     "recognise",
+    "rename",
     "sha256",
     "verify",
 ]

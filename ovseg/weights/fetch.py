@@ -22,9 +22,9 @@ from pathlib import Path
 from urllib.parse import urlsplit
 
 from ovseg.errors import BadWeights, MissingWeights, WeightsError
-from ovseg.weights.check import _check, _remember, _remembered
-from ovseg.weights.manifest import WeightFile, _row
-from ovseg.weights.search import _how_to_get, _megabytes, default_folder, find
+from ovseg.weights.check import examine, rename
+from ovseg.weights.manifest import WeightFile, row_named
+from ovseg.weights.search import default_folder, find, how_to_get, megabytes
 
 Progress = Callable[[int, int | None], None]  # bytes here, bytes in all (None: the server does not say)
 
@@ -48,16 +48,16 @@ def pull(
     A good copy that is already here is used (for `to`: copied), so the network is asked only for what is missing.
     `base_url` stands in for the mirror: `$OVSEG_MIRROR` of plain rows, `$HF_ENDPOINT` of hub rows.
     """
-    row = _row(name)
+    row = row_named(name)
     folder = default_folder() if to is None else Path(to).expanduser()
     target = folder / row.saved_as
     held = target if target.is_file() else find(name)
-    if held is not None and _check(row, held).verdict != "bad":
+    if held is not None and examine(row, held).verdict != "bad":
         if to is None or held == target:
             return held
         fetch = _copier(held)
     elif row.source == "bundled":
-        raise MissingWeights(_how_to_get(row, None))
+        raise MissingWeights(how_to_get(row))
     else:
         for switch in ("OVSEG_OFFLINE", "HF_HUB_OFFLINE"):
             if os.environ.get(switch, "").lower() in YES:
@@ -99,7 +99,7 @@ def _alone(part: Path, name: str) -> Iterator[None]:
 
 def _install(row: WeightFile, part: Path, target: Path) -> None:
     """Check the part and give it its name; a bad one is removed, because going on from it cannot help."""
-    check = _check(row, part, anew=True)
+    check = examine(row, part, anew=True)
     if check.verdict == "bad":
         part.unlink()
         raise BadWeights(
@@ -108,11 +108,7 @@ def _install(row: WeightFile, part: Path, target: Path) -> None:
         )
     with part.open("rb+") as file:
         os.fsync(file.fileno())
-    memory = _remembered()
-    entry = memory.pop(str(part.resolve()), None)
-    os.replace(part, target)
-    if entry is not None:  # size and time go along, so the digest need not be computed again
-        _remember({**memory, str(target.resolve()): entry})
+    rename(part, target)
 
 
 def _copier(held: Path) -> Callable[[Path, Progress], None]:
@@ -225,7 +221,7 @@ def _stream(row: WeightFile, url: str, headers: dict[str, str], part: Path, prog
             raise BadWeights(f"{row.name} must have {row.bytes:,} bytes: {url} offers {total:,}; ask who runs it")
         lacking = (total or row.bytes or here) - here
         if lacking > shutil.disk_usage(part.parent).free:
-            raise WeightsError(f"{row.name} needs {_megabytes(lacking)} of room in {part.parent}: free some")
+            raise WeightsError(f"{row.name} needs {megabytes(lacking)} of room in {part.parent}: free some")
         with part.open("ab" if goes_on else "wb") as file:
             while block := response.read(BLOCK_BYTES):
                 file.write(block)

@@ -54,8 +54,8 @@ _SAM = "https://dl.fbaipublicfiles.com/segment_anything"
 _MIT_MIRROR = "MIT (OpenAI's repository; the hub page of this copy says Apache-2.0)"
 
 
-def _tiny(name: str, file: str, what: str) -> WeightFile:
-    return WeightFile(name, "bundled", "tiny", file, "Apache-2.0", what, saved_as=f"tiny/{file}")
+def _tiny(name: str, file: str, size: int, sha256: str, what: str) -> WeightFile:
+    return WeightFile(name, "bundled", "tiny", file, "Apache-2.0", what, "", size, sha256, saved_as=f"tiny/{file}")
 
 
 def _openai_hub(name: str, repository: str, revision: str, size: int, sha256: str, pixels: int) -> WeightFile:
@@ -94,10 +94,10 @@ def _sam(name: str, file: str, size: int, sha256: str, what: str) -> WeightFile:
 
 
 _ROWS = (
-    _tiny("tiny-clip", "clip.safetensors", "the bundled CLIP: everyday things, trained for ovseg"),
-    _tiny("tiny-clip-config", "clip.json", "its widths and depths"),
-    _tiny("tiny-clip-bpe", "bpe.txt.gz", "its tokenizer's merges"),
-    _tiny("tiny-clip-names", "names.json", "the names and synonyms that it was taught"),
+    _tiny("tiny-clip", "clip.safetensors", 0, "", "the bundled CLIP: everyday things, trained for ovseg"),
+    _tiny("tiny-clip-config", "clip.json", 0, "", "its widths and depths"),
+    _tiny("tiny-clip-bpe", "bpe.txt.gz", 0, "", "its tokenizer's merges"),
+    _tiny("tiny-clip-names", "names.json", 0, "", "the names and synonyms that it was taught"),
     _openai_hub(
         "clip-vit-b16-openai",
         "vit_base_patch16_clip_224.openai",
@@ -211,7 +211,8 @@ _ROWS = (
 MANIFEST: dict[str, WeightFile] = {row.name: row for row in _ROWS}
 
 
-def _row(name: str) -> WeightFile:
+def row_named(name: str) -> WeightFile:
+    """The row of this name; UnknownName, with the nearest known one, when there is none."""
     if name not in MANIFEST:
         raise UnknownName.of("weights", name, MANIFEST)
     return MANIFEST[name]
@@ -221,4 +222,5 @@ __all__ = [
     "MANIFEST",
     "SOURCES",
     "WeightFile",
+    "row_named",
 ]

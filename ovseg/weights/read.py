@@ -9,7 +9,6 @@ from typing import TYPE_CHECKING, Any
 
 from ovseg.errors import BadWeights, MissingWeights
 from ovseg.weights.check import path, recognise
-from ovseg.weights.fetch import _first_line
 
 if TYPE_CHECKING:
     import torch
@@ -84,7 +83,8 @@ def _is_torchscript(file: Path) -> bool:
 
 
 def _broken(file: Path, error: Exception) -> str:
-    return f"a whole checkpoint is needed: {file} cannot be read ({_first_line(error)[:120]}); fetch it again"
+    said = (str(error).strip() or type(error).__name__).splitlines()[0][:120]
+    return f"a whole checkpoint is needed: {file} cannot be read ({said}); fetch it again"
 
 
 def _plain(loaded: Any, file: Path) -> "dict[str, torch.Tensor]":

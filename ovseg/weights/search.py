@@ -10,7 +10,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from ovseg.errors import MissingWeights
-from ovseg.weights.manifest import MANIFEST, WeightFile, _row
+from ovseg.weights.manifest import MANIFEST, WeightFile, row_named
 
 
 @dataclass(frozen=True)
@@ -25,6 +25,11 @@ def _checkout() -> Path | None:
     """The root of the source tree when this file runs from one."""
     root = Path(__file__).resolve().parents[2]
     return root if (root / "pyproject.toml").is_file() and (root / "weights").is_dir() else None
+
+
+def _in_wheel() -> Path:
+    """Where an installed ovseg holds what ships with it."""
+    return Path(__file__).parents[1] / "_bundled"
 
 
 def _user_folder(variable: str, default: str) -> Path:
@@ -62,7 +67,7 @@ def _folders(explicit: str | Path | None = None) -> list[Path]:
 
 def search_path(explicit: str | Path | None = None) -> list[Path]:
     """All places where weights are sought, first one first; `explicit` is a folder, or several as in PATH."""
-    return [*_folders(explicit), _hub_cache(), Path(__file__).parents[1] / "_bundled"]
+    return [*_folders(explicit), _hub_cache(), _in_wheel()]
 
 
 def default_folder() -> Path:
@@ -78,7 +83,7 @@ def bundled(relative: str) -> Path:
     """
     checkout = _checkout()
     top = checkout / "weights" if checkout and relative.split("/")[0] == "tiny" else checkout
-    places = [*([top / relative] if top else []), Path(__file__).parents[1] / "_bundled" / relative]
+    places = [*([top / relative] if top else []), _in_wheel() / relative]
     for place in places:
         if place.exists():
             return place
@@ -87,7 +92,7 @@ def bundled(relative: str) -> Path:
 
 def find(name: str, explicit: str | Path | None = None) -> Path | None:
     """The first file of the search path under this name, unchecked; None when there is none."""
-    row = _row(name)
+    row = row_named(name)
     for folder in _folders(explicit):
         if (folder / row.saved_as).is_file():
             return folder / row.saved_as
@@ -97,8 +102,8 @@ def find(name: str, explicit: str | Path | None = None) -> Path | None:
         cached = try_to_load_from_cache(row.location, row.file, revision=row.revision or None)
         if isinstance(cached, str):
             return Path(cached)
-    in_wheel = Path(__file__).parents[1] / "_bundled" / row.saved_as
-    return in_wheel if in_wheel.is_file() else None
+    shipped = _in_wheel() / row.saved_as
+    return shipped if shipped.is_file() else None
 
 
 def status() -> list[Status]:
@@ -106,10 +111,11 @@ def status() -> list[Status]:
     return [Status(row, find(row.name)) for row in MANIFEST.values()]
 
 
-def _how_to_get(row: WeightFile, explicit: str | Path | None) -> str:
+def how_to_get(row: WeightFile, explicit: str | Path | None = None) -> str:
+    """One sentence: where the file was sought, and the commands that bring it."""
     elsewhere = [] if row.source == "huggingface" else [_hub_cache()]  # where only hub files are sought
     sought = ", ".join(str(place) for place in search_path(explicit) if place not in elsewhere)
-    size = f", {_megabytes(row.bytes)}" if row.bytes else ""
+    size = f", {megabytes(row.bytes)}" if row.bytes else ""
     missing = f"{row.saved_as} ({row.name}{size}) is needed and not in {sought}"
     if row.source == "bundled":
         return f"{missing}: it ships with ovseg, so reinstall ovseg"
@@ -119,7 +125,8 @@ def _how_to_get(row: WeightFile, explicit: str | Path | None) -> str:
     )
 
 
-def _megabytes(count: int) -> str:
+def megabytes(count: int) -> str:
+    """A number of bytes as a person reads it."""
     return f"{count / 1e6:,.0f} MB" if count >= 1e6 else f"{count:,} bytes"
 
 
@@ -129,6 +136,8 @@ __all__ = [
     "cache_folder",
     "default_folder",
     "find",
+    "how_to_get",
+    "megabytes",
     "search_path",
     "status",
 ]

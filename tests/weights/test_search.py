@@ -13,6 +13,11 @@ from tests.weights.standins import BODY, COMMIT, add_row
 REAL_CHECKOUT = search._checkout  # before any test puts its own there
 
 
+def test_the_source_tree_is_known_from_inside() -> None:
+    root = Path(__file__).resolve().parents[2]
+    assert root == REAL_CHECKOUT() and (root / "ovseg" / "weights" / "search.py").samefile(search.__file__)
+
+
 def test_places_are_searched_in_the_promised_order(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     row = add_row(monkeypatch, source="huggingface", location="me/mine", revision=COMMIT)
     monkeypatch.setenv("OVSEG_WEIGHTS", f"{tmp_path / 'first'}{os.pathsep}{tmp_path / 'second'}")
