@@ -16,7 +16,17 @@ from jaxtyping import Float, Float32, Int32, Shaped, UInt8
 
 from ovseg.errors import BadInput, UnknownName
 from ovseg.masks import iom
-from ovseg.types import DenseFeatures, Evidence, RecipeLike, Regions, Segmentation, Vocabulary, posterior
+from ovseg.types import (
+    DenseFeatures,
+    Evidence,
+    RecipeLike,
+    Regions,
+    Segmentation,
+    Vocabulary,
+    Windows,
+    posterior,
+    upsample,
+)
 
 MOST_SHARED = 0.3  # of the smaller region, under "iom": above it the lesser region goes (SAM 3's agent uses the same)
 
@@ -42,10 +52,29 @@ class Choices(RecipeLike, Protocol):
 
 
 def cell_rows(features: DenseFeatures, vocabulary: Vocabulary, scale: float) -> Float32[np.ndarray, "rows r c"]:
-    """Scaled cosine of every prompt row in every cell."""
+    """Scaled cosine of every prompt row in every cell; on every pixel of the canvas where windows were kept apart."""
     _check_dim(features, vocabulary)
+    if features.windows is not None:
+        return scale * stitch(features.windows, vocabulary)
     cosines = vocabulary.vectors @ features.vectors.reshape(len(features.vectors), -1)
     return np.asarray(scale * cosines, np.float32).reshape(-1, *features.grid)
+
+
+def stitch(windows: Windows, vocabulary: Vocabulary) -> Float32[np.ndarray, "rows height width"]:
+    """Cosines of every prompt row on the canvas, as the papers' programs put windows together.
+
+    Each window's cosines go bilinear to its own pixels and are averaged where windows overlap (mmsegmentation's slide
+    inference; slices are added in place, no padded canvas per window).
+    """
+    total = np.zeros((len(vocabulary.owner), *windows.canvas), np.float32)
+    count = np.zeros(windows.canvas, np.float32)
+    for vectors, top, left in zip(windows.vectors, windows.tops.tolist(), windows.lefts.tolist(), strict=True):
+        cosines = (vocabulary.vectors @ vectors.reshape(len(vectors), -1)).reshape(-1, *vectors.shape[1:])
+        place = (slice(top, top + windows.crop[0]), slice(left, left + windows.crop[1]))
+        total[:, *place] += upsample(cosines, *windows.crop)
+        count[place] += 1
+    total /= count
+    return total
 
 
 def region_rows(
@@ -179,4 +208,5 @@ __all__ = [
     "compose",
     "own",
     "region_rows",
+    "stitch",
 ]

@@ -416,19 +416,23 @@ class AnomalyMap:
 
     def regions(self, threshold: float | None = None) -> Regions:
         """8-connected parts at or above the threshold; `quality` is the largest value inside, clipped to [0, 1]."""
-        mask = self.mask(threshold)
-        owners, kinds = split(np.where(mask, 0, -1).astype(np.int16), None, 1)
-        peaks = np.zeros(len(kinds), np.float32)
+        owners, peaks = self._parts(threshold)
+        height, width = owners.shape
+        return Regions(height, width, tuple(_rles_of(owners, len(peaks))), peaks.clip(0, 1))
+
+    def _parts(self, threshold: float | None) -> tuple[Int[np.ndarray, "height width"], Float32[np.ndarray, " n"]]:
+        """The part that owns each pixel (-1: none) and the largest value in each, in the map's unit."""
+        owners, kinds = split(np.where(self.mask(threshold), 0, -1).astype(np.int16), None, 1)
+        peaks = np.full(len(kinds), -np.inf, np.float32)
         np.maximum.at(peaks, owners[owners >= 0], self.values[owners >= 0])
-        height, width = mask.shape
-        return Regions(height, width, tuple(_rles_of(owners, len(kinds))), peaks.clip(0, 1))
+        return owners, peaks
 
     def to_dict(self) -> dict[str, Any]:
         """The `anomaly --json` object of a picture, without its path and seconds."""
         regions: list[dict[str, Any]] = []
         if self.threshold is not None:
-            found = self.regions()
-            for box, area, score, rle in zip(found.boxes, found.area, found.quality, found.rles, strict=True):
+            found, (_, peaks) = self.regions(), self._parts(None)
+            for box, area, score, rle in zip(found.boxes, found.area, peaks, found.rles, strict=True):
                 bbox = [float(v) for v in (*box[:2], *(box[2:] - box[:2]))]
                 regions.append(
                     {"score": round(float(score), 6), "area": int(area), "bbox": bbox, "segmentation": dict(rle)}

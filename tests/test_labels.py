@@ -3,11 +3,12 @@ from typing import Any
 
 import numpy as np
 import pytest
+import torch
 from numpy.random import Generator
 
 from ovseg.errors import BadInput, UnknownName
-from ovseg.labels import OVERLAPS, cell_rows, compose, own, region_rows
-from ovseg.types import DenseFeatures, Regions, Segmentation, Vocabulary, posterior
+from ovseg.labels import OVERLAPS, cell_rows, compose, own, region_rows, stitch
+from ovseg.types import DenseFeatures, Regions, Segmentation, Vocabulary, Windows, posterior
 
 pytestmark = pytest.mark.filterwarnings("ignore:__array__ implementation:DeprecationWarning")  # pycocotools, numpy 2
 
@@ -107,8 +108,8 @@ class TestOwn:
     @pytest.mark.parametrize("policy", OVERLAPS)
     def test_order_and_copies_do_not_matter(self, policy: str, rng: Generator) -> None:
         masks, scores = random_masks(rng, 9), rng.random(9).astype(np.float32)
-        masks[7], scores[7] = masks[7][::-1], scores[6]  # ties in score; the next line: ties in area
-        masks[8] = masks[5][:, ::-1]
+        masks[7], scores[7] = np.roll(masks[6], 1, axis=1), scores[6]  # a tie in all but the mask itself
+        masks[8] = np.roll(masks[5], 1, axis=0)  # a tie in area
         straight = own(Regions.from_masks(masks), scores, policy)
         order = rng.permutation(np.append(np.arange(9), [0, 3, 8]))
         shuffled = own(Regions.from_masks(masks[order]), scores[order], policy)
@@ -124,6 +125,13 @@ class TestOwn:
         masks = np.zeros((2, 4, 6), bool)
         masks[0, :, :5], masks[1, 1:3, 2:] = True, True
         assert own(Regions.from_masks(masks), np.array([0.5, 0.5]))[1].tolist() == [0, 0, 1, 1, 1, 1]
+
+    @pytest.mark.parametrize("policy", ["smallest", "largest"])
+    def test_of_equal_areas_the_higher_score_wins(self, policy: str) -> None:
+        masks = np.zeros((2, 4, 6), bool)
+        masks[0, :, :4], masks[1, :, 2:] = True, True
+        assert own(Regions.from_masks(masks), np.array([0.5, 0.6]), policy)[0].tolist() == [0, 0, 1, 1, 1, 1]
+        assert own(Regions.from_masks(masks), np.array([0.6, 0.5]), policy)[0].tolist() == [0, 0, 0, 0, 1, 1]
 
     @pytest.mark.parametrize(("policy", "sign"), [("smallest", -1), ("largest", 1)])
     def test_smallest_and_largest_are_painting_loops(self, policy: str, sign: int, rng: Generator) -> None:
@@ -212,7 +220,7 @@ class TestCompose:
         vocabulary = Vocabulary(("cat",), things[:2], np.array([0, -1]))
         masks = np.zeros((2, 48, 80), bool)
         masks[0], masks[1, 10:20, 30:50] = True, True  # "background" everywhere, a cat in the middle of it
-        cat = unit((0.9 * things[0] + 0.1 * things[1])[None])[0]
+        cat = unit((0.51 * things[0] + 0.5 * things[1])[None])[0]  # a posterior of 0.6, and 1 for the background
         seg = ask(features, vocabulary, None, Regions.from_masks(masks), np.stack([things[1], cat]))
         assert (np.where(masks[1], 0, -1) == seg.labels).all()
 
@@ -255,3 +263,21 @@ class TestCompose:
     def test_regions_of_another_picture_are_refused(self, rng: Generator) -> None:
         with pytest.raises(BadInput, match="80x48 and 48x80"):
             ask(random_features(rng), random_vocabulary(rng), None, Regions.empty(80, 48))
+
+
+def test_windows_are_stitched_as_the_papers_do() -> None:
+    """The slow way: every window padded to the whole canvas, added, divided by the count, by torch."""
+    rng = np.random.default_rng(5)
+    vectors = rng.normal(size=(4, 3, 2, 3)).astype(np.float32)
+    windows = Windows(vectors, np.array([0, 0, 4, 4]), np.array([0, 5, 0, 5]), (8, 12), (12, 17))
+    words = Vocabulary(("a", "b"), np.eye(2, 3, dtype=np.float32), np.array([0, 1]))
+    total, count = torch.zeros(2, 12, 17), torch.zeros(12, 17)
+    for one, top, left in zip(vectors, windows.tops.tolist(), windows.lefts.tolist(), strict=True):
+        scores = torch.from_numpy(words.vectors) @ torch.from_numpy(one).flatten(1)
+        large = torch.nn.functional.interpolate(scores.view(1, 2, 2, 3), (8, 12), mode="bilinear")[0]
+        pad = (left, 17 - left - 12, top, 12 - top - 8)
+        total += torch.nn.functional.pad(large, pad)
+        count += torch.nn.functional.pad(torch.ones(8, 12), pad)
+    np.testing.assert_allclose(stitch(windows, words), total / count, atol=1e-5)
+    whole = DenseFeatures(np.ones((3, 2, 2), np.float32), np.ones(3, np.float32), 24, 34, windows)
+    np.testing.assert_allclose(cell_rows(whole, words, 10.0), 10 * total / count, atol=1e-4)

@@ -479,6 +479,7 @@ def test_an_anomaly_map_has_8_connected_regions_at_its_threshold() -> None:
         data[key] for key in ("height", "width", "object", "threshold", "unit")
     )
     assert [[5, 4, 3, 1], [1, 1, 2, 2]] == [region["bbox"] for region in data["regions"]]
+    assert [3.0, 0.75] == [region["score"] for region in data["regions"]]  # in the map's unit, not clipped
     assert "score 3.000 (distance)" in repr(found)
 
 
