@@ -216,9 +216,10 @@ def told_in_words(kept: Labelled) -> str:
     found = kept.found
     shares = {name: share for name, share in found.shares.items() if share}
     if shares:
-        parts = ", ".join(f"{name} {share:.1%}" for name, share in sorted(shares.items(), key=lambda item: -item[1]))
-        count = len(found.regions)
-        more = "" if len(shares) == len(found.names) else f" Not found: {', '.join(_missing(found))}."
+        ranked = sorted(shares.items(), key=lambda item: -item[1])
+        parts = _list([f"{name} {_percent(share)}" for name, share in ranked])
+        count, missing = len(found.regions), [name for name in found.names if name not in shares]
+        more = f" Not found: {_list(missing)}." if missing else ""
         return f"Found {parts} in {count} region{'s' * (count > 1)}.{more}"
     name, best, cut = _nearest(found)
     if best < cut:
@@ -237,7 +238,7 @@ def judged_in_words(kept: Judged) -> str:
     if made.threshold is None:
         return says
     count, share = len(made.regions()), float(made.mask().mean())
-    where = f"{count} region{'s' * (count > 1)}, {share:.1%} of the picture" if count else "Nothing"
+    where = f"{count} region{'s' * (count > 1)}, {_percent(share)} of the picture" if count else "Nothing"
     return f"{says} {where} at or above {made.threshold:.3f}; the highest value is {made.values.max():.3f}."
 
 
@@ -274,8 +275,14 @@ def _nearest(found: Segmentation) -> tuple[str, float, float]:
     return found.names[index], float(best[index]), float(found.evidence.thresholds[index])
 
 
-def _missing(found: Segmentation) -> list[str]:
-    return [name for name, share in found.shares.items() if not share]
+def _list(texts: Sequence[str], most: int = 5) -> str:
+    """Texts with commas, the last ones counted where there are many."""
+    rest = len(texts) - most
+    return ", ".join(texts) if rest <= 1 else f"{', '.join(texts[:most])} and {rest} more"
+
+
+def _percent(share: float) -> str:
+    return f"{100 * share:.1f} %" if share >= 0.001 else "< 0.1 %"
 
 
 def _weight(encoding: Encoding) -> int:

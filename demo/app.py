@@ -36,7 +36,7 @@ LEGEND = '<table class="legend" aria-label="Names"></table>'
 def build(pipe: Pipeline) -> gr.Blocks:
     """The page over a pipeline, ready to be launched or mounted; `look` holds its theme and styles."""
     desk = actions.Desk(pipe)
-    with gr.Blocks(title="ovseg", analytics_enabled=False, delete_cache=(3600, 24 * 3600)) as page:
+    with gr.Blocks(title="ovseg", analytics_enabled=False, fill_width=True, delete_cache=(3600, 24 * 3600)) as page:
         gr.HTML('<div class="masthead"><h1>ovseg</h1><p>Type words, get pixels.</p></div>')
         _say("model", desk.line)
         with gr.Tab("Segment"):
@@ -49,7 +49,12 @@ def build(pipe: Pipeline) -> gr.Blocks:
 def look() -> dict[str, Any]:
     """Theme and styles, which gradio takes when a page is launched or mounted."""
     mono = ("ui-monospace", "SFMono-Regular", "Menlo", "monospace")
-    return {"theme": gr.themes.Default(font=FONTS, font_mono=mono), "css": (HERE / "static/page.css").read_text()}
+    soft = {"body_text_color_subdued": "*neutral_600", "block_info_text_color": "*neutral_600"}  # 7:1 on white
+    soft |= {f"{name}_dark": "*neutral_400" for name in soft}
+    return {
+        "theme": gr.themes.Default(font=FONTS, font_mono=mono).set(**soft),
+        "css": (HERE / "static/page.css").read_text(),
+    }
 
 
 def launch(
@@ -82,7 +87,7 @@ def launch(
         max_file_size=MOST_BYTES,
         allowed_paths=[],
         state_session_capacity=VISITORS,
-        footer_links=["api"],
+        footer_links=[],
         run_history=False,
         enable_monitoring=False,
         ssr_mode=False,
@@ -129,6 +134,9 @@ def _segment_tab(desk: actions.Desk) -> None:
                 info="Pixels below it stay unlabelled. Moves without reading the picture again.",
             )  # fmt: skip
             run = gr.Button("Find", variant="primary")
+            examples = _examples()
+            if examples:
+                gr.Examples(examples, [picture, names], label="Examples", examples_per_page=12)
         with gr.Column(scale=3, min_width=320):
             verdict = _say("verdict", "")
             drawn = gr.Image(
@@ -138,16 +146,13 @@ def _segment_tab(desk: actions.Desk) -> None:
             line = _say("quiet", "")
             with gr.Accordion("JSON", open=False):
                 data = gr.JSON(show_label=False, max_height=480)
-    examples = _examples("prompts")
-    if examples:
-        gr.Examples(examples, [picture, names], label="Examples", examples_per_page=12)
     outputs = [last, verdict, drawn, table, line, data]
 
     def shown(kept: actions.Labelled | None) -> tuple[Any, ...]:
         if kept is None:
-            return (None,) * len(outputs)
-        words, image, rows = actions.told_in_words(kept), actions.overlay(kept), actions.legend(kept)
-        return kept, words, image, rows, actions.run_line(desk, kept), actions.as_json(kept)
+            return (gr.skip(),) * len(outputs)
+        words, line = _text(actions.told_in_words(kept)), _text(actions.run_line(desk, kept))
+        return kept, words, actions.overlay(kept), actions.legend(kept), line, actions.as_json(kept)
 
     def find(
         picture: str | None,
@@ -196,9 +201,9 @@ def _anomaly_tab(desk: actions.Desk) -> None:
 
     def shown(kept: actions.Judged | None) -> tuple[Any, ...]:
         if kept is None:
-            return (None,) * len(outputs)
-        words, image, line = actions.judged_in_words(kept), actions.heatmap(kept), actions.run_line(desk, kept)
-        return kept, words, image, line, actions.as_json(kept)
+            return (gr.skip(),) * len(outputs)
+        words, line = _text(actions.judged_in_words(kept)), _text(actions.run_line(desk, kept))
+        return kept, words, actions.heatmap(kept), line, actions.as_json(kept)
 
     def judge(
         picture: str | None, thing: str, goods: list[str] | None, threshold: float,
@@ -206,7 +211,7 @@ def _anomaly_tab(desk: actions.Desk) -> None:
     ) -> tuple[Any, ...]:  # fmt: skip
         told = lambda stage, share: progress(share, desc=stage)  # noqa: E731
         kept = _politely(actions.anomaly, desk, picture, thing or "", goods, threshold, told=told)
-        return *shown(kept), kept.map.threshold
+        return *shown(kept), round(kept.map.threshold, 3)
 
     def move(kept: actions.Judged | None, threshold: float) -> tuple[Any, ...]:
         return shown(_politely(actions.judged_at, kept, threshold))
@@ -237,25 +242,27 @@ def _picture(label: str) -> gr.Image:
 def _say(name: str, value: str) -> gr.HTML:
     """A line of plain text whose template never changes, so that nothing in the text can become code."""
     return gr.HTML(
-        value, html_template=SAY, js_on_load=_script("say"), apply_default_css=False, elem_classes=["said", name]
+        _text(value), html_template=SAY, js_on_load=_script("say"), apply_default_css=False, elem_classes=["said", name]
     )
+
+
+def _text(value: str) -> dict[str, str]:
+    """What `say.js` takes: gradio would look for tags in a bare text."""
+    return {"text": value}
 
 
 def _script(name: str) -> str:
     return (HERE / "static" / f"{name}.js").read_text(encoding="utf-8")
 
 
-def _examples(what: str) -> list[list[str]]:
-    """Pictures that ship with the page, each with its names."""
+def _examples() -> list[list[str]]:
+    """Pictures that ship with the page, each with its names, one a line."""
     table = HERE / "examples" / "examples.json"
     if not table.is_file():
         return []
     rows = json.loads(table.read_text(encoding="utf-8"))
-    return [
-        [str(HERE / "examples" / row["file"]), "\n".join([*row[what], *row.get("absent", [])])]
-        for row in rows
-        if what in row
-    ]
+    names = ["\n".join([*row["prompts"], *row.get("absent", [])]) for row in rows]
+    return [[str(HERE / "examples" / row["file"]), text] for row, text in zip(rows, names, strict=True)]
 
 
 __all__ = ["build", "free_port", "launch", "look"]

@@ -488,6 +488,6 @@ __all__ = [
     "PROPOSERS",
     "Proposer",
     "merge_tree",
-    "proposer",
     "propose",
+    "proposer",
 ]

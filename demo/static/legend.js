@@ -6,6 +6,7 @@ const make = (kind, text, name) => {
   if (name) made.className = name;
   return made;
 };
+const percent = (share) => share >= 0.001 ? (100 * share).toFixed(1) + " %" : "< 0.1 %";
 const show = () => {
   const rows = Array.isArray(props.value) ? props.value : [];
   place.replaceChildren();
@@ -27,7 +28,7 @@ const show = () => {
     if (row.share) swatch.style.backgroundColor = row.colour;
     name.append(swatch, make("span", row.name));
     line.append(name);
-    line.append(make("td", row.share ? (100 * row.share).toFixed(1) + " %" : "not found"));
+    line.append(make("td", row.share ? percent(row.share) : "not found"));
     line.append(make("td", row.share ? row.score.toFixed(2) : ""));
     line.append(make("td", row.share ? String(row.regions) : ""));
     body.append(line);

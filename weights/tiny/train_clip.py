@@ -323,9 +323,23 @@ class Lexicon:
         return self.tokenizer(texts)
 
 
-def agree(vectors: Tensor, words: Tensor, targets: Tensor, excused: Tensor, weight: Tensor) -> tuple[Tensor, Tensor]:
+def coverage(segments: Tensor) -> Tensor:
+    """The share of each patch that belongs to each segment, (B, 8, R*C), of segment numbers (B, H, W)."""
+    count, height, width = segments.shape
+    rows, columns = height // PATCH, width // PATCH
+    patch = torch.arange(height)[:, None] // PATCH * columns + torch.arange(width) // PATCH
+    place = torch.arange(count)[:, None, None] * rows * columns + patch
+    sums = torch.bincount((place * MAX_SEGMENTS + segments).flatten(), minlength=count * rows * columns * MAX_SEGMENTS)
+    return (sums.view(count, rows * columns, MAX_SEGMENTS).float() / PATCH**2).transpose(1, 2)
+
+
+def agree(
+    vectors: Tensor, words: Tensor, targets: Tensor, excused: Tensor, weight: Tensor, rough: bool = False
+) -> tuple[Tensor, Tensor]:
     """(weighted cross entropy of the products against their targets, the products), other right words left out."""
-    scores = (vectors @ words.T).masked_fill(excused[targets], -1e4)
+    with torch.autocast("cpu", torch.bfloat16, enabled=rough):
+        scores = vectors @ words.T
+    scores = scores.float().masked_fill(excused[targets], -1e4)
     return (F.cross_entropy(scores, targets, reduction="none") * weight).sum() / weight.sum().clamp(min=1e-3), scores
 
 
@@ -355,9 +369,7 @@ def losses(
     anchors = scale * F.normalize(anchors, dim=-1)
     numbers = torch.tensor(chosen)
     few, every = lexicon.excused[numbers][:, numbers], lexicon.excused
-    cover = F.avg_pool2d(F.one_hot(segments.long(), MAX_SEGMENTS).permute(0, 3, 1, 2).float(), PATCH).flatten(
-        2
-    )  # (B, 8, N)
+    cover = coverage(segments)
     ground = lexicon.is_ground[numbers]
 
     # every patch that mostly belongs to one thing
@@ -368,8 +380,8 @@ def losses(
     weight = weight * torch.where(ground[target.clamp(min=0)], 0.5, 1.0)
     keep = weight > 0
     patches, target, weight = dense[keep], target[keep], weight[keep]
-    patch_loss, _ = agree(patches, text, target, few, weight)
-    patch_anchor_loss, _ = agree(patches, anchors, numbers[target], every, weight)
+    patch_loss, _ = agree(patches, text, target, few, weight, autocast)
+    patch_anchor_loss, _ = agree(patches, anchors, numbers[target], every, weight, autocast)
 
     # every thing as a whole
     pooled = F.normalize((cover * (cover > 0.25)) @ dense, dim=-1)
@@ -467,6 +479,7 @@ def train(args: argparse.Namespace) -> None:
         [{"params": decayed, "weight_decay": 0.08}, {"params": others, "weight_decay": 0.0}],
         lr=args.lr,
         betas=(0.9, 0.97),
+        fused=True,
     )
     state: dict[str, Any] = {"step": 0, "seen": 0, "started": time.time(), "curve": []}
     path = args.out / "checkpoint.pt"
@@ -476,6 +489,8 @@ def train(args: argparse.Namespace) -> None:
         average.load_state_dict(saved["average"])
         anchors.data.copy_(saved["anchors"])
         optimiser.load_state_dict(saved["optimiser"])
+        for group in optimiser.param_groups:
+            group["fused"], group["foreach"] = True, None
         state = saved["state"]
         rng.seed(args.seed + state["step"])
     sprites, names = held_out(Path(__file__).parent)
