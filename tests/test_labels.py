@@ -109,12 +109,17 @@ class TestOwn:
     @pytest.mark.parametrize("policy", OVERLAPS)
     def test_order_and_copies_do_not_matter(self, policy: str, rng: Generator) -> None:
         masks, scores = random_masks(rng, 9), rng.random(9).astype(np.float32)
-        masks[7], scores[7] = np.roll(masks[6], 1, axis=1), scores[6]  # a tie in all but the mask itself
-        masks[8] = np.roll(masks[5], 1, axis=0)  # a tie in area
         straight = own(Regions.from_masks(masks), scores, policy)
         order = rng.permutation(np.append(np.arange(9), [0, 3, 8]))
         shuffled = own(Regions.from_masks(masks[order]), scores[order], policy)
         assert (straight == np.append(order, -1)[shuffled]).all()
+
+    @pytest.mark.parametrize("policy", OVERLAPS)
+    def test_order_does_not_matter_where_all_but_the_masks_is_equal(self, policy: str) -> None:
+        masks = np.zeros((2, 4, 6), bool)
+        masks[0, :, :4], masks[1, :, 2:] = True, True
+        one, other = (own(Regions.from_masks(some), np.array([0.5, 0.5]), policy) for some in (masks, masks[::-1]))
+        assert (one == np.array([1, 0, -1])[other]).all()
 
     def test_score_is_the_largest_posterior_times_quality_over_each_pixel(self, rng: Generator) -> None:
         masks, scores, quality = random_masks(rng, 9), rng.random(9), rng.random(9).astype(np.float32)
