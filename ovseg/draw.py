@@ -17,7 +17,8 @@ from jaxtyping import Float32, Int, Shaped, UInt8
 from PIL import Image, ImageDraw, ImageFont
 
 from ovseg.errors import BadInput, UnknownName
-from ovseg.types import AnomalyMap, Segmentation, decode_rle, split
+from ovseg.raster import decode_rle, split
+from ovseg.types import AnomalyMap, Segmentation
 
 SMALLEST = 320  # px: a picture whose long side is below this is drawn enlarged by a whole number, so a legend fits
 FINE = 3  # text and rounded corners are drawn this much larger and shrunk: even spacing, smooth edges

@@ -12,21 +12,19 @@ from types import MappingProxyType
 from typing import Protocol
 
 import numpy as np
-from jaxtyping import Bool, Float, Float32, Int, Int32, Shaped
+from jaxtyping import Float, Float32, Int32, Shaped
 
 from ovseg.errors import BadInput, UnknownName
 from ovseg.masks import iom
+from ovseg.raster import decode_rle, posterior, upsample
 from ovseg.types import (
     DenseFeatures,
     Evidence,
     RecipeLike,
     Regions,
-    Rle,
     Segmentation,
     Vocabulary,
     Windows,
-    posterior,
-    upsample,
 )
 
 MOST_SHARED = 0.3  # of the smaller region, under "iom": above it the lesser region goes (SAM 3's agent uses the same)
@@ -106,7 +104,7 @@ def own(
     for i in reversed(winners_first):
         left, top, right, bottom = boxes[i]
         if right > left:
-            inside = _mask_in_box(regions.rles[i], boxes[i])
+            inside = decode_rle(regions.rles[i])[top:bottom, left:right]
             np.copyto(parts[top:bottom, left:right], i, where=inside)
     return np.ascontiguousarray(parts)
 
@@ -189,31 +187,6 @@ def _ranked(regions: Regions, first: Shaped[np.ndarray, " n"], then: Shaped[np.n
     """Regions by two rising keys; the mask itself breaks ties, so that nothing hangs on the order given."""
     keys = list(zip(first.tolist(), then.tolist(), (rle["counts"] for rle in regions.rles), strict=True))
     return sorted(range(len(regions)), key=keys.__getitem__)
-
-
-def _mask_in_box(rle: Rle, box: Int[np.ndarray, " 4"]) -> Bool[np.ndarray, "h w"]:
-    """The mask of run lengths within its tight box, in time and memory of the box, not of the frame.
-
-    A count is written five bits a letter from the lowest up, bit 5 says that more follow and bit 4 of the last is its
-    sign; from the fourth count on it is the difference to the last but one (pycocotools, `rleToString`).
-    """
-    letters = np.frombuffer(rle["counts"].encode("ascii"), np.uint8).astype(np.int64) - 48
-    stops = np.flatnonzero(letters & 32 == 0)
-    starts = np.append(0, stops[:-1] + 1)
-    places = 5 * (np.arange(len(letters)) - np.repeat(starts, stops - starts + 1))
-    counts = np.add.reduceat((letters & 31) << places, starts)
-    counts -= np.where(letters[stops] & 16, 32 << places[stops], 0)
-    counts[1::2] = np.cumsum(counts[1::2])
-    counts[2::2] = np.cumsum(counts[2::2])
-    edges = np.cumsum(counts)
-    begins, ends = edges[0:-1:2], edges[1::2]
-    left, top, right, bottom = box.tolist()
-    frame, height, width = rle["size"][0], bottom - top, right - left
-    shift = begins // frame * (frame - height) + top + left * height  # no run leaves its column unless all are full
-    change = np.zeros(height * width + 1, np.int8)
-    change[begins - shift] += 1
-    change[ends - shift] -= 1
-    return np.cumsum(change[:-1], dtype=np.int8).view(bool).reshape(width, height).T
 
 
 def _check_dim(features: DenseFeatures, vocabulary: Vocabulary) -> None:

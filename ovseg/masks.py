@@ -10,7 +10,8 @@ from dataclasses import dataclass
 import numpy as np
 from jaxtyping import Bool, Float, Float32, Int
 
-from ovseg.types import Regions, Rle, decode_rle
+from ovseg.raster import Rle, areas, decode_rle
+from ovseg.types import Regions
 
 
 @dataclass(frozen=True, eq=False)
@@ -94,20 +95,20 @@ def intersections(ones: Sequence[Rle], others: Sequence[Rle]) -> Int[np.ndarray,
         return np.zeros((len(ones), len(others)), np.int64)
     # With `iscrowd` the quotient is intersection / area of the first, so one product gives whole pixels back.
     shared = np.asarray(coco.iou(list(ones), list(others), [1] * len(others)), float)
-    return np.asarray(np.rint(shared * _areas(ones)[:, None]), np.int64)
+    return np.asarray(np.rint(shared * areas(ones)[:, None]), np.int64)
 
 
 def iou(ones: Sequence[Rle], others: Sequence[Rle]) -> Float[np.ndarray, "n m"]:
     """Intersection over union of each pair of masks, in [0, 1]; 0 where both are empty."""
     shared = intersections(ones, others)
-    union = _areas(ones)[:, None] + _areas(others)[None] - shared
+    union = areas(ones)[:, None] + areas(others)[None] - shared
     return np.asarray(shared / np.maximum(union, 1), float)
 
 
 def iom(ones: Sequence[Rle], others: Sequence[Rle]) -> Float[np.ndarray, "n m"]:
     """Intersection over the smaller area of each pair of masks, in [0, 1]: 1 where one lies in the other; 0 with an
     empty one."""
-    smaller = np.minimum(_areas(ones)[:, None], _areas(others)[None])
+    smaller = np.minimum(areas(ones)[:, None], areas(others)[None])
     return np.asarray(intersections(ones, others) / np.maximum(smaller, 1), float)
 
 
@@ -131,12 +132,6 @@ def _shares(pixels: int, cells: int) -> Float32[np.ndarray, "cells pixels"]:
     low = np.maximum(edges[:-1, None], np.arange(pixels))
     high = np.minimum(edges[1:, None], np.arange(1, pixels + 1))
     return np.asarray(np.maximum(high - low, 0) * (cells / pixels), np.float32)
-
-
-def _areas(rles: Sequence[Rle]) -> Int[np.ndarray, " n"]:
-    from pycocotools import mask as coco
-
-    return np.asarray(coco.area(list(rles)), np.int64) if rles else np.zeros(0, np.int64)
 
 
 def _square(line: Float[np.ndarray, "points 2"]) -> Int[np.ndarray, "corners 2"]:

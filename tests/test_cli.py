@@ -54,7 +54,7 @@ def test_json_is_one_object_a_picture_and_writes_nothing(run: Any, tmp_path: Pat
     assert first["names"] == ["apple", "dog"] and first["regions"] == second["regions"]
     with Image.open(EXAMPLE) as picture:
         assert (first["width"], first["height"]) == picture.size
-    from ovseg.types import decode_rle
+    from ovseg.raster import decode_rle
 
     for region in first["regions"]:
         assert set(region) == {"name", "score", "area", "bbox", "segmentation"}

@@ -12,8 +12,6 @@ from ovseg.errors import BadInput, BadUsage, UnknownName
 from ovseg.types import DenseFeatures, Regions
 from tests import tiny
 
-pytestmark = pytest.mark.filterwarnings("ignore:__array__ implementation:DeprecationWarning")  # pycocotools, numpy 2
-
 
 @pytest.fixture(scope="module")
 def clip() -> Clip:

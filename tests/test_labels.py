@@ -6,12 +6,10 @@ import pytest
 import torch
 from numpy.random import Generator
 
-from ovseg import labels
 from ovseg.errors import BadInput, UnknownName
 from ovseg.labels import OVERLAPS, cell_rows, compose, own, region_rows, stitch
-from ovseg.types import DenseFeatures, Regions, Segmentation, Vocabulary, Windows, posterior
-
-pytestmark = pytest.mark.filterwarnings("ignore:__array__ implementation:DeprecationWarning")  # pycocotools, numpy 2
+from ovseg.raster import posterior
+from ovseg.types import DenseFeatures, Regions, Segmentation, Vocabulary, Windows
 
 
 @dataclass(frozen=True)
@@ -164,22 +162,6 @@ class TestOwn:
             own(Regions.empty(4, 6), np.zeros(0), "biggest")
         with pytest.raises(BadInput, match="0 regions, 2 posteriors"):
             own(Regions.empty(4, 6), np.zeros(2))
-
-
-@pytest.mark.parametrize("size", [(1, 1), (48, 80), (300, 7), (3, 2000)])
-def test_a_mask_in_its_box_is_what_pycocotools_decodes(size: tuple[int, int], rng: Generator) -> None:
-    masks = [np.ones(size, bool), *(rng.random((40, *size)) < rng.random((40, 1, 1)))]
-    for mask in masks:
-        mask[:, : rng.integers(0, size[1])] = False
-        mask[rng.integers(1, size[0] + 1) :] = False
-        full = mask.copy()
-        full[:, size[1] // 3 : size[1] // 2] = True  # columns of full height, whose runs are joined
-        for any_mask in (mask, full):
-            regions = Regions.from_masks(any_mask[None])
-            box = regions.boxes[0].astype(int)
-            if any_mask.any():
-                inside = any_mask[box[1] : box[3], box[0] : box[2]]
-                assert (inside == labels._mask_in_box(regions.rles[0], box)).all()
 
 
 class TestCompose:

@@ -3,7 +3,8 @@ import pytest
 from jaxtyping import Bool, Float
 
 from ovseg.masks import Polygon, boxes, cell_fractions, intersections, iom, iou, polygons
-from ovseg.types import Regions, encode_rle
+from ovseg.raster import encode_rle
+from ovseg.types import Regions
 
 
 def fill(rings: list[np.ndarray], height: int, width: int) -> Bool[np.ndarray, "height width"]:

@@ -28,9 +28,21 @@ def test_every_choice_moves_the_fingerprint() -> None:
 
 def test_only_the_image_side_binds_an_encoding() -> None:
     base = Recipe()
-    for change in ({"threshold": 0.3}, {"negatives": "none"}, {"scale": 10.0}, {"overlap": "largest"}, {"min_area": 0.1}):
+    for change in (
+        {"threshold": 0.3},
+        {"negatives": "none"},
+        {"scale": 10.0},
+        {"overlap": "largest"},
+        {"min_area": 0.1},
+    ):
         assert base.replace(**change).image_side == base.image_side
-    for change in ({"method": "sclip"}, {"short_side": 224}, {"crop": 96}, {"proposer": "felzenszwalb"}, {"model": "x"}):
+    for change in (
+        {"method": "sclip"},
+        {"short_side": 224},
+        {"crop": 96},
+        {"proposer": "felzenszwalb"},
+        {"model": "x"},
+    ):
         assert base.replace(**change).image_side != base.image_side
 
 
@@ -54,7 +66,9 @@ def test_misspelt_choice_names_the_right_one(change: dict[str, object], sentence
         Recipe().replace(**change)
 
 
-@pytest.mark.parametrize("change", [{"threshold": 1.5}, {"min_area": 1.0}, {"scale": 0.0}, {"short_side": 3}, {"crop": -2}])
+@pytest.mark.parametrize(
+    "change", [{"threshold": 1.5}, {"min_area": 1.0}, {"scale": 0.0}, {"short_side": 3}, {"crop": -2}]
+)
 def test_numbers_out_of_range_are_refused(change: dict[str, float]) -> None:
     with pytest.raises(BadUsage):
         Recipe().replace(**change)

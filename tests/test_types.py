@@ -9,6 +9,7 @@ from jaxtyping import Float32, Int16
 
 import ovseg.types as types
 from ovseg.errors import BadInput, BadUsage
+from ovseg.raster import bilinear, decode_rle, encode_rle, palette, pick, posterior, split, upsample
 from ovseg.types import (
     AnomalyMap,
     DenseFeatures,
@@ -16,14 +17,6 @@ from ovseg.types import (
     Regions,
     Segmentation,
     Vocabulary,
-    bilinear,
-    decode_rle,
-    encode_rle,
-    palette,
-    pick,
-    posterior,
-    split,
-    upsample,
 )
 from tests.results import NoRecipe, segmentation
 

@@ -28,7 +28,8 @@ from jaxtyping import Int, UInt8
 
 from ovseg import draw
 from ovseg.errors import BadInput, BadUsage, UnknownName
-from ovseg.types import Regions, Rle, Segmentation, decode_rle
+from ovseg.raster import Rle, decode_rle
+from ovseg.types import Regions, Segmentation
 
 LONGEST_NAME = 120  # bytes of a file name without its ending; file systems take 255
 _RESERVED = re.compile(r"(con|prn|aux|nul|com\d|lpt\d)(\.|$)", re.IGNORECASE)  # Windows opens devices by these names

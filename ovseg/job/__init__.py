@@ -22,7 +22,8 @@ import numpy as np
 
 from ovseg import export, images
 from ovseg.errors import BadInput, BadUsage, UnknownName
-from ovseg.types import RecipeLike, Regions, Segmentation, Vocabulary, decode_rle
+from ovseg.raster import decode_rle
+from ovseg.types import RecipeLike, Regions, Segmentation, Vocabulary
 
 TOGETHER = frozenset({"coco"})  # formats that are one file for all pictures, made of regions alone
 
