@@ -18,6 +18,7 @@ Ground that is given to a name counts in the union of that name.
 from __future__ import annotations
 
 import argparse
+import sys
 from collections import Counter
 from pathlib import Path
 from typing import Any
@@ -28,7 +29,8 @@ from compose import Composer, texture_bank
 from numpy.typing import NDArray
 from words import GROUND, overlaps
 
-import ovseg
+sys.path.insert(0, str(Path(__file__).resolve().parents[2]))
+import ovseg  # noqa: E402  (the one of this checkout)
 
 METHODS = ("vanilla", "maskclip", "maskclip-reduced", "sclip", "clearclip", "naclip")
 ABSENT = 20

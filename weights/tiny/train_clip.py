@@ -162,11 +162,12 @@ class Scenes(torch.utils.data.IterableDataset):
         earlier: list[tuple[NDArray[np.uint8], NDArray[np.uint8], NDArray[np.int64]]] = []
         while True:
             done = min(1.0, max(0.0, (time.time() - self.started) / (60 * self.minutes)))
-            composer.style = min(1.0, 0.35 + 0.65 * done / 0.35)  # plainer drawings first
+            composer.style = min(0.9, 0.15 + 0.75 * done / 0.8)  # plainer and larger drawings first
             chance = early + (late - early) * max(0.0, (done - 0.4) / 0.6)
             rows, columns = shapes[rng.choice(len(shapes), p=chance / chance.sum())]
+            smallest = max(2.3, 4.2 - 2.5 * done) / min(rows, columns)
             scenes = [
-                composer.compose(rows * PATCH, columns * PATCH, sizes=(2.5 / min(rows, columns), 1.05))
+                composer.compose(rows * PATCH, columns * PATCH, sizes=(smallest, 1.05))
                 for _ in range(round(TOKENS_PER_STEP / (rows * columns)))
             ]
             words = np.full((len(scenes), MAX_SEGMENTS), -1, np.int64)
@@ -586,6 +587,7 @@ def export(args: argparse.Namespace) -> None:
     save_file(
         weights, str(args.export / "clip.safetensors"), metadata={"model_cfg": json.dumps(config), "format": "pt"}
     )
+    (args.export / "clip.safetensors").chmod(0o644)
     (args.export / "clip.json").write_text(json.dumps(config, indent=2) + "\n")
     shutil.copy(args.out / "bpe.txt.gz", args.export / "bpe.txt.gz")
     table = vocabulary()
@@ -627,7 +629,7 @@ def main() -> None:
     parser.add_argument("--minutes", type=float, default=100)
     parser.add_argument("--every", type=float, default=5, help="minutes between checkpoints")
     parser.add_argument("--seed", type=int, default=0)
-    parser.add_argument("--lr", type=float, default=1e-3)
+    parser.add_argument("--lr", type=float, default=9e-4)
     parser.add_argument("--threads", type=int, default=2)
     parser.add_argument("--workers", type=int, default=1)
     parser.add_argument("--bf16", action=argparse.BooleanOptionalAction, default=True)
