@@ -206,9 +206,9 @@ def legend(kept: Labelled) -> list[dict[str, Any]]:
 
 
 def as_json(kept: Labelled | Judged) -> dict[str, Any]:
-    """The object that `--json` prints for the picture."""
+    """What `--json` prints for the picture, its file's name as "picture": gradio takes a "path" for a file to serve."""
     made = kept.found if isinstance(kept, Labelled) else kept.map
-    return {"path": kept.name, **made.to_dict(), "seconds": round(sum(kept.seconds.values()), 3)}
+    return {"picture": kept.name, **made.to_dict(), "seconds": round(sum(kept.seconds.values()), 3)}
 
 
 def told_in_words(kept: Labelled) -> str:
