@@ -54,7 +54,7 @@ GRIDS = (
     (15, 15, 0.03, 0.16),
     (18, 18, 0.01, 0.18),
 )
-TOKENS_PER_STEP = 3600
+TOKENS_PER_STEP = 4800
 WEIGHT_OF_SOURCE = {
     "fluent-emoji-3d": 4.0,
     "fluent-emoji-anim": 1.5,
@@ -62,7 +62,7 @@ WEIGHT_OF_SOURCE = {
     "fluent-emoji": 1.5,
     "noto": 1.5,
 }
-NAMES_PER_STEP = 128
+NAMES_PER_STEP = 160
 KEPT_BATCHES = 40
 SAME_GROUND = {
     "sky": {"clouds", "cloud"},
@@ -363,7 +363,7 @@ def losses(
     with torch.autocast("cpu", torch.bfloat16, enabled=autocast):
         text = encode_text(model, lexicon.sentences(chosen, rng))
         x, _ = walk(model.visual, normalised(pixels).to(torch.bfloat16 if autocast else torch.float32))
-        dense, whole = last_block(model.visual, x, "identity" if dice < 0.7 else "qq" if dice < 0.88 else "kk")
+        dense, whole = last_block(model.visual, x, "identity" if dice < 0.8 else "qq" if dice < 0.92 else "kk")
     text, dense, whole = (F.normalize(part.float(), dim=-1) for part in (text, dense, whole))
     scale = model.logit_scale.exp().clamp(max=60)
     text = scale * text
@@ -629,7 +629,7 @@ def main() -> None:
     parser.add_argument("--minutes", type=float, default=100)
     parser.add_argument("--every", type=float, default=5, help="minutes between checkpoints")
     parser.add_argument("--seed", type=int, default=0)
-    parser.add_argument("--lr", type=float, default=9e-4)
+    parser.add_argument("--lr", type=float, default=5e-4)
     parser.add_argument("--threads", type=int, default=2)
     parser.add_argument("--workers", type=int, default=1)
     parser.add_argument("--bf16", action=argparse.BooleanOptionalAction, default=True)
