@@ -70,7 +70,7 @@ def write(results: Iterable[Any], format: str, folder: str | os.PathLike[str]) -
     """Write `Result`s, or pairs of a picture's path and its segmentation, into a folder: the files, in order."""
     if format not in WRITERS:
         raise UnknownName.of("format", format, WRITERS)
-    given = [_result(item) for item in results]
+    given = [_result(item, number) for number, item in enumerate(results, 1)]
     names = {result.segmentation.names for result in given}
     if len(names) > 1 and format in SHARED_NAMES:
         raise BadUsage(
@@ -246,12 +246,14 @@ def _segmentation(
     return Segmentation(names, labels, confidence, regions, region_labels, scores, recipe, None, notes)
 
 
-def _result(item: Any) -> Result:
+def _result(item: Any, number: int) -> Result:
     if isinstance(item, Result):
         return item
+    if isinstance(item, Segmentation):
+        return Result(f"{number:06d}", item)
     if isinstance(item, tuple) and len(item) == 2 and isinstance(item[1], Segmentation):
         return Result(str(item[0]), item[1])
-    raise BadUsage(f"results are ovseg.export.Result, or (path, Segmentation) pairs: got {type(item).__name__}")
+    raise BadUsage(f"results are Segmentation, (path, Segmentation) or export.Result: got {type(item).__name__}")
 
 
 def _posix(path: str) -> str:

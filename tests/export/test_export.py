@@ -161,12 +161,14 @@ def test_json_lines_are_those_of_the_command_line(tmp_path: Path) -> None:
     assert expected == data and list(expected) == list(data)
 
 
-def test_pairs_of_path_and_segmentation_are_results_and_bare_ones_are_not(tmp_path: Path) -> None:
+def test_pairs_of_path_and_segmentation_are_results_and_bare_ones_are_known_by_number(tmp_path: Path) -> None:
     found = results()[0].segmentation
     (path,) = write(iter([("one/a.png", found)]), "coco", tmp_path)
     assert "one/a.png" == json.loads(path.read_text())["images"][0]["file_name"]
-    with pytest.raises(BadUsage, match=r"\(path, Segmentation\) pairs: got Segmentation"):
-        write([found], "coco", tmp_path)
+    (path,) = write([found, found], "coco", tmp_path)
+    assert ["000001", "000002"] == [image["file_name"] for image in json.loads(path.read_text())["images"]]
+    with pytest.raises(BadUsage, match="or export.Result: got int"):
+        write([3], "coco", tmp_path)  # type: ignore[list-item]
 
 
 @pytest.mark.parametrize("format", sorted(SHARED_NAMES))
