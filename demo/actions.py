@@ -99,7 +99,7 @@ class Desk:
         place = f"{self.pipe.clip.device}"
         threads = torch.get_num_threads()
         where = f"CPU, {threads} thread{'s' * (threads > 1)}" if place == "cpu" else place
-        tiny = " · a small model for a first look: `ovseg weights list` shows better ones"
+        tiny = " · a small model for a first look; ovseg weights list shows better ones"
         return f"Model {self.pipe.recipe.name} · {where}{tiny if self.pipe.recipe.name == 'tiny' else ''}"
 
 

@@ -85,7 +85,7 @@ def launch(
         prevent_thread_lock=True,
         show_error=False,
         max_file_size=MOST_BYTES,
-        allowed_paths=[],
+        allowed_paths=[str(HERE / "examples")],
         state_session_capacity=VISITORS,
         footer_links=[],
         run_history=False,
@@ -135,8 +135,11 @@ def _segment_tab(desk: actions.Desk) -> None:
             )  # fmt: skip
             run = gr.Button("Find", variant="primary")
             examples = _examples()
-            if examples:
-                gr.Examples(examples, [picture, names], label="Examples", examples_per_page=12)
+            files = [[file] for file, _ in examples]
+            ready = gr.Dataset(
+                label="Examples", components=["image"], samples=files, type="index", layout="gallery",
+                samples_per_page=24, visible=bool(files), elem_classes=["examples"],
+            )  # fmt: skip
         with gr.Column(scale=3, min_width=320):
             verdict = _say("verdict", "")
             drawn = gr.Image(
@@ -166,12 +169,10 @@ def _segment_tab(desk: actions.Desk) -> None:
     def move(kept: actions.Labelled | None, threshold: float) -> tuple[Any, ...]:
         return shown(_politely(actions.at_threshold, kept, threshold))
 
-    asked = {"fn": find, "inputs": [picture, names, cut], "outputs": outputs, "concurrency_id": "model"}
-    run.click(**asked, show_progress_on=[drawn], api_name="segment")
-    names.submit(**asked, show_progress_on=[drawn], api_visibility="private")
-    cut.release(
-        move, [last, cut], outputs, show_progress="hidden", trigger_mode="always_last", api_visibility="private"
-    )
+    # values, not gr.update (as gr.Examples gives), which would replace the picture by a new one that reads files itself
+    taken = ready.click(examples.__getitem__, ready, [picture, names], api_visibility="private")
+    _ask([run.click, names.submit, taken.then], find, [picture, names, cut], outputs, drawn, "segment")
+    _move(cut, move, last, outputs)
 
 
 def _anomaly_tab(desk: actions.Desk) -> None:
@@ -216,12 +217,33 @@ def _anomaly_tab(desk: actions.Desk) -> None:
     def move(kept: actions.Judged | None, threshold: float) -> tuple[Any, ...]:
         return shown(_politely(actions.judged_at, kept, threshold))
 
-    asked = {"fn": judge, "inputs": [picture, thing, goods, cut], "outputs": [*outputs, cut], "concurrency_id": "model"}
-    run.click(**asked, show_progress_on=[drawn], api_name="anomaly")
-    thing.submit(**asked, show_progress_on=[drawn], api_visibility="private")
-    cut.release(
-        move, [last, cut], outputs, show_progress="hidden", trigger_mode="always_last", api_visibility="private"
-    )
+    _ask([run.click, thing.submit], judge, [picture, thing, goods, cut], [*outputs, cut], drawn, "anomaly")
+    _move(cut, move, last, outputs)
+
+
+def _ask(
+    triggers: list[Any],
+    action: Callable[..., Any],
+    inputs: list[Any],
+    outputs: list[Any],
+    drawn: gr.Image,
+    name: str,
+) -> None:
+    """One action for several triggers, the first of them callable by name from elsewhere; one at a time uses the model.
+
+    Where it fails the answer before is taken off the page, so that nothing stands beside an error as if it belonged.
+    """
+    shown = [output for output in outputs if output not in inputs]
+    for number, trigger in enumerate(triggers):
+        call = {"api_visibility": "private"} if number else {"api_name": name}
+        event = trigger(action, inputs, outputs, show_progress_on=[drawn], concurrency_id="model", **call)
+        event.failure(lambda: (None,) * len(shown), None, shown, api_visibility="private")
+
+
+def _move(cut: gr.Slider, action: Callable[..., Any], last: gr.State, outputs: list[Any]) -> None:
+    """The threshold's slider asks again of what is kept when it is let go."""
+    given = {"show_progress": "hidden", "trigger_mode": "always_last", "api_visibility": "private"}
+    cut.release(action, [last, cut], outputs, **given)
 
 
 def _politely(action: Callable[..., Any], *given: Any, **named: Any) -> Any:

@@ -12,7 +12,7 @@ const show = () => {
   place.replaceChildren();
   if (!rows.length) return;
   const head = make("tr");
-  for (const text of ["Name", "Area", "Mean score", "Regions"]) {
+  for (const text of ["Name", "Area", "Score", "Regions"]) {
     const cell = make("th", text);
     cell.scope = "col";
     head.append(cell);
