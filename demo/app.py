@@ -9,6 +9,7 @@ import json
 import logging
 import os
 import socket
+import threading
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -96,9 +97,12 @@ def launch(
         **look(),
     )
     address = f"http://{'127.0.0.1' if host in ('0.0.0.0', '::') else host}:{free}"
-    say(f"ovseg demo: {address} (Ctrl-C ends it)")
+    say(f"the page is at {address} (Ctrl-C ends it)")
     if block:
-        page.block_thread()
+        try:
+            threading.Event().wait()
+        finally:
+            page.close(verbose=False)
     return page, address
 
 
