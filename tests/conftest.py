@@ -14,3 +14,10 @@ def golden_dense() -> Path:
     if not folder.is_dir():
         pytest.skip("parity data is not beside this checkout (../shared/golden/dense)")
     return folder
+
+
+@pytest.fixture(autouse=True)
+def plain_environment(monkeypatch: pytest.MonkeyPatch) -> None:
+    """No test sees switches of the person who runs it, nor those that importing the demo's page sets."""
+    for variable in ("OVSEG_WEIGHTS", "OVSEG_MIRROR", "OVSEG_OFFLINE", "HF_HUB_OFFLINE"):
+        monkeypatch.delenv(variable, raising=False)

@@ -199,7 +199,7 @@ def test_interrupt_ends_with_130(run: Any, monkeypatch: pytest.MonkeyPatch) -> N
     def stop(*_: object, **__: object) -> None:
         raise KeyboardInterrupt
 
-    monkeypatch.setattr(cli, "_each", stop)
+    monkeypatch.setattr(cli.pictures, "each", stop)
     code, _, err = run("segment", EXAMPLE, "-p", "apple", "--json")
     assert code == 130 and "interrupted" in err
 

@@ -40,6 +40,7 @@ def pulled(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Path]:
             "sam-vit-b": (sam_model_registry["vit_b"](), torch.save),
         }
         patch.setenv("OVSEG_WEIGHTS", str(folder))
+        patch.delenv("HF_HUB_OFFLINE", raising=False)
         for name, (network, write) in writers.items():
             row = weights.MANIFEST[name]
             body = folder / f"offered-{row.file}"

@@ -1,0 +1,62 @@
+"""The front door at the keyboard: stdout is data, stderr is talk, and every error is one sentence.
+
+Nothing heavy is imported at the top, so `--help` answers at once; each command imports what it needs. Exit codes: 0
+done, 1 some pictures failed, 2 usage, 3 weights, 130 interrupted.
+"""
+
+import sys
+from collections.abc import Sequence
+
+import click
+
+from ovseg.cli import machine, pictures
+from ovseg.errors import OvsegError
+
+
+class _Commands(click.Group):
+    """Commands in the order in which people meet them."""
+
+    def list_commands(self, ctx: click.Context) -> list[str]:
+        """All names, as added."""
+        return list(self.commands)
+
+
+@click.group(cls=_Commands, context_settings={"help_option_names": ["-h", "--help"], "max_content_width": 110})
+@click.version_option(package_name="ovseg")
+def app() -> None:
+    """Type words, get pixels: label the regions, or the faults, that a text names in a picture.
+
+    \b
+    Examples:
+      ovseg segment example:breakfast -p apple -p banana -o out     the bundled model on a bundled picture
+      ovseg segment photo.jpg -p cat -p "dog=dog|puppy" --json      regions as JSON, nothing written
+      ovseg label pictures/ -p bolt -p nut -o drafts                a folder into COCO annotations, resumable
+    """
+
+
+for command in (pictures.segment, pictures.anomaly, pictures.label, pictures.demo, machine.weights, machine.check):
+    app.add_command(command)
+
+
+def main(arguments: Sequence[str] | None = None) -> None:
+    """Run a command and end with its exit code; every error of ours is one sentence on stderr."""
+    try:
+        code = app.main(
+            args=list(arguments) if arguments is not None else None, prog_name="ovseg", standalone_mode=False
+        )
+    except OvsegError as error:
+        click.echo(f"ovseg: {' '.join(str(error).split())}", err=True)
+        code = error.exit_code
+    except click.UsageError as error:
+        error.show()
+        code = 2
+    except click.ClickException as error:
+        error.show()
+        code = error.exit_code
+    except (KeyboardInterrupt, click.Abort):
+        click.echo("ovseg: interrupted", err=True)
+        code = 130
+    sys.exit(code or 0)
+
+
+__all__ = ["app", "main"]
