@@ -1,0 +1,19 @@
+"""Pictures out: what was found, laid over the picture, with a legend or a scale that can be read at any size.
+
+Nothing is told by colour alone: regions have double outlines (light in dark) and, where they have room, their names.
+Names are drawn as plain text; signs that no font on the machine has lose their accents or become boxes,
+and a line below says so.
+"""
+
+from ovseg.draw.files import class_table, index_png, png
+from ovseg.draw.heat import COLOUR_MAPS, heatmap
+from ovseg.draw.overlays import overlay
+
+__all__ = [
+    "COLOUR_MAPS",
+    "class_table",
+    "heatmap",
+    "index_png",
+    "overlay",
+    "png",
+]

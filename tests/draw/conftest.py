@@ -1,0 +1,16 @@
+from collections.abc import Iterator
+
+import pytest
+
+from ovseg.draw import text
+
+
+@pytest.fixture
+def pillows_own_font_alone(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
+    """A machine without a system font."""
+    monkeypatch.setattr(text, "_families", lambda: ("",))
+    text.clean.cache_clear()
+    text._font_for.cache_clear()
+    yield
+    text.clean.cache_clear()
+    text._font_for.cache_clear()

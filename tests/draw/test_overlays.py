@@ -1,0 +1,48 @@
+import dataclasses
+
+import numpy as np
+
+from ovseg.draw import overlay
+from tests.draw.pictures import PLAN, photo
+from tests.results import segmentation
+
+
+def test_without_legend_the_overlay_is_the_picture_with_colours_laid_in() -> None:
+    image, found = photo(48, 60), segmentation(PLAN, ["cat", "dog"], 12)
+    drawn = overlay(image, found, opacity=0.5, outlines=False, labels=False, legend=False)
+    nobody = found.labels < 0
+    assert (image[nobody] == drawn[nobody]).all()
+    for k in range(2):
+        here = found.labels == k
+        expected = image[here] * 0.5 + found.colours[k] * 0.5
+        assert np.abs(expected - drawn[here]).max() <= 1
+
+
+def test_outlines_are_light_in_dark_and_stay_near_the_border() -> None:
+    image, found = np.full((48, 60, 3), 120, np.uint8), segmentation(PLAN, ["cat", "dog"], 12)
+    plain, lined = (overlay(image, found, outlines=on, labels=False, legend=False) for on in (False, True))
+    changed = (plain != lined).any(axis=2)
+    assert changed[20:28, 5].any() and not changed[:20, :30].any() and not changed[30:, :42].any()
+    across = lined[18:30, 5].mean(axis=1)
+    assert across.max() > 230 and across.min() < 70
+    assert 9 < across.argmin() + 18 < 30
+
+
+def test_the_picture_that_came_stays_as_it_was() -> None:
+    image, found = photo(48, 60), segmentation(PLAN, ["cat", "dog"], 12)
+    before, labels = image.copy(), found.labels.copy()
+    overlay(image, found)
+    assert (before == image).all() and (labels == found.labels).all()
+
+
+def test_a_result_without_evidence_is_drawn_alike() -> None:
+    found = segmentation(PLAN, ["cat", "dog"], 12)
+    bare = dataclasses.replace(found, evidence=None)
+    assert (overlay(photo(48, 60), found) == overlay(photo(48, 60), bare)).all()
+
+
+def test_names_stand_on_regions_that_have_room_and_on_no_others() -> None:
+    image, found = np.full((480, 600, 3), 120, np.uint8), segmentation(PLAN, ["cat", "hippopotamus"], 120)
+    bare, named = (overlay(image, found, labels=on, legend=False) for on in (False, True))
+    rows, cols = np.nonzero((bare != named).any(axis=2))
+    assert len(rows) and cols.max() < 360 and rows.max() < 240  # on the cat; the other name is wider than its region
