@@ -414,7 +414,7 @@ class Composer:
         side = sprite.shape[0]
         angle = rng.normal(0, 12) if rng.random() < 0.85 else rng.uniform(-180, 180)
         scale = target / side
-        aspect, shear = np.exp(rng.normal(0, 0.12)), rng.normal(0, 0.08)
+        aspect, shear = np.exp(rng.normal(0, 0.16)), rng.normal(0, 0.1)
         turn = np.deg2rad(angle)
         linear = np.array([[np.cos(turn), -np.sin(turn)], [np.sin(turn), np.cos(turn)]]) @ np.array(
             [[scale * aspect, shear * scale], [0, scale / aspect]]
@@ -436,7 +436,7 @@ class Composer:
             away[:2, 2] = -side / 2
             matrix = matrix @ back @ tilt @ away
         placed = cv2.warpPerspective(sprite, matrix, (width, height), flags=cv2.INTER_LINEAR)
-        if rng.random() < 0.2:
+        if rng.random() < 0.3:
             grid = (rng.standard_normal((2, 4, 4)) * 0.03 * target).astype(np.float32)
             shift = [cv2.resize(part, (width, height), interpolation=cv2.INTER_CUBIC) for part in grid]
             columns, rows = np.meshgrid(np.arange(width, dtype=np.float32), np.arange(height, dtype=np.float32))

@@ -3,7 +3,8 @@
 The packages, fetched with the ordinary clients (versions and digests: ../README.md):
 
     npm install --ignore-scripts @lobehub/fluent-emoji-3d @lobehub/fluent-emoji-anim-{1,2,3,4} emojibase-data \\
-        @iconify-json/{fluent-emoji,fluent-emoji-flat,noto,noto-v1,fxemoji,streamline-emojis,twemoji}
+        @iconify-json/{fluent-emoji,fluent-emoji-flat,noto,noto-v1,fxemoji,streamline-emojis,twemoji,emojione} \\
+        @iconify-json/{game-icons,mdi,ph,fa6-solid}
     apt-get download openclipart-png openclipart-svg && for f in openclipart-*.deb; do dpkg -x $f clipart; done
     apt-get download lomiri-wallpapers-16.04 lomiri-wallpapers-20.04
     for f in lomiri*.deb; do dpkg -x $f wallpapers/${f%%_*}; done
@@ -36,6 +37,7 @@ from words import ONLY_CLIPART, TABLE, entries
 
 SIDE = 128
 VECTOR_SETS = ("fluent-emoji", "fluent-emoji-flat", "noto", "noto-v1", "fxemoji", "streamline-emojis")
+GLYPH_SETS = (("game-icons", ("",)), ("mdi", ("",)), ("ph", ("-fill", "-duotone")), ("fa6-solid", ("",)))
 ANIMATION_FRAMES = 3
 HELD_OUT_PHOTOS = ("sunset", "picosdeeuropa")  # backgrounds of the report, with the heldout/ ones below
 SHOW_THINGS = (
@@ -134,6 +136,24 @@ def from_vectors(folder: Path, wanted: dict[str, list[str]]) -> Iterator[tuple[s
             picture = render(svg)
             if picture is not None:
                 yield name, picture
+
+
+def from_glyphs(folder: Path, wanted: dict[str, str], suffixes: tuple[str, ...]) -> Iterator[tuple[str, Image.Image]]:
+    """(name, picture) of a one-coloured Iconify set, each glyph in its own colour; ``wanted``: slug -> name."""
+    pack = json.loads((folder / "icons.json").read_text())
+    for key in sorted(pack["icons"]):
+        suffix = next((suffix for suffix in suffixes if key.endswith(suffix)), None)
+        name = wanted.get(key.removesuffix(suffix)) if suffix is not None else None
+        if name is None:
+            continue
+        icon = pack["icons"][key]
+        width, height = (icon.get(side, pack.get(side, 16)) for side in ("width", "height"))
+        colour = "#" + hashlib.sha256(key.encode()).hexdigest()[:6]
+        body = icon["body"].replace("currentColor", colour)
+        space = 'xmlns="http://www.w3.org/2000/svg" xmlns:xlink="http://www.w3.org/1999/xlink"'
+        picture = render(f'<svg {space} width="{width}" height="{height}" viewBox="0 0 {width} {height}">{body}</svg>')
+        if picture is not None:
+            yield name, picture
 
 
 def wanted_slugs() -> dict[str, list[str]]:
@@ -298,6 +318,18 @@ def main() -> None:
     for source, pictures in sources:
         for name, picture in pictures:
             cut = sprite(picture)
+            if cut is not None:
+                sprites.append(cut)
+                rows.append({"name": name, "source": source})
+        print(source, sum(row["source"] == source for row in rows), flush=True)
+    # Only further drawings of names that the sources above have.
+    known = {row["name"] for row in rows}
+    words = {slug(word): name for name, more, _ in entries(ONLY_CLIPART) + entries(TABLE) for word in [name, *more]}
+    late = [("emojione", from_vectors(args.npm / "@iconify-json/emojione", wanted))]
+    late += [("glyphs", from_glyphs(args.npm / "@iconify-json" / key, words, ends)) for key, ends in GLYPH_SETS]
+    for source, pictures in late:
+        for name, picture in pictures:
+            cut = sprite(picture) if name in known else None
             if cut is not None:
                 sprites.append(cut)
                 rows.append({"name": name, "source": source})
