@@ -1,8 +1,8 @@
 """Pictures out: what was found, laid over the picture, with a legend or a scale that can be read at any size.
 
 Nothing is told by colour alone: regions have double outlines (light in dark) and, where they have room, their names.
-Names are drawn as plain text; signs that no font on the machine has lose their accents or become boxes,
-and a line below says so.
+Names are drawn as plain text in whatever fonts the machine has (`text` says what remains without any); a line in the
+legend says so if a name had to lose signs.
 """
 
 from ovseg.draw.files import class_table, index_png, png

@@ -7,12 +7,12 @@ import numpy as np
 from PIL import Image, ImageDraw
 
 from ovseg.draw.sheet import INK, PAPER, SOFT, Pen, fineness
-from ovseg.draw.text import Number, Place, clean, measure, shorten
+from ovseg.draw.text import Number, Place, altered, clean, measure, shorten
 from ovseg.types import Segmentation
 
 
 @dataclass(frozen=True)
-class Row:
+class _Row:
     """One line of the legend; no colour for what was not found."""
 
     name: str
@@ -21,31 +21,76 @@ class Row:
     score: str
 
 
-def legend_rows(segmentation: Segmentation) -> tuple[list[Row], str]:
-    """Names found, by falling share, then names not found; and a title that sums them up."""
-    labels, kinds = segmentation.region_labels, segmentation.regions.area
-    shares = segmentation.shares
-    found: list[tuple[float, Row]] = []
-    absent: list[Row] = []
+@dataclass(frozen=True)
+class _Words:
+    """All that a legend says."""
+
+    title: str
+    rows: tuple[_Row, ...]
+    notes: tuple[str, ...]
+
+
+@dataclass(frozen=True)
+class _Layout:
+    """Where it says it, in pixels: the height of text and what follows from it, columns, rows a column, the whole."""
+
+    unit: int
+    pad: int
+    line: int
+    small: int
+    gap: int
+    swatch: int
+    score: int
+    names: int  # room for a name in a column
+    column: int
+    between: int
+    columns: int
+    deep: int
+    header: int
+    width: int
+    height: int
+
+
+def with_legend(picture: Image.Image, segmentation: Segmentation, unit: int) -> Image.Image:
+    """The picture on paper, the legend below it, or beside it if it is upright; nothing is cut."""
+    words = _words(segmentation)
+    panel = _panel(words, _layout(words, picture, unit))
+    beside = picture.height > picture.width
+    size = (max(picture.width, panel.width), picture.height + panel.height)
+    if beside:
+        size = (picture.width + panel.width, max(picture.height, panel.height))
+    paper = Image.new("RGB", size, PAPER)
+    paper.paste(picture, (0, 0))
+    paper.paste(panel, (picture.width, 0) if beside else (0, picture.height))
+    return paper
+
+
+def _words(segmentation: Segmentation) -> _Words:
+    """Names found, by falling share, then names not found; a title that sums them up; a note on missing fonts."""
+    areas, scores, shares = segmentation.regions.area, segmentation.own_scores, segmentation.shares
+    found: list[tuple[float, _Row]] = []
+    absent: list[_Row] = []
     for k, name in enumerate(segmentation.names):
         if not shares[name]:
-            absent.append(Row(name, None, "not found", ""))
+            absent.append(_Row(name, None, "not found", ""))
             continue
-        own = labels == k
-        score = float(np.average(segmentation.region_scores[own, k], weights=kinds[own])) if own.any() else math.nan
+        own = segmentation.region_labels == k
+        score = float(np.average(scores[own], weights=areas[own])) if own.any() else math.nan
         red, green, blue = segmentation.colours[k].tolist()
-        found.append((shares[name], Row(name, (red, green, blue), _percent(shares[name]), f"{score:.2f}")))
+        found.append((shares[name], _Row(name, (red, green, blue), _percent(shares[name]), f"{score:.2f}")))
     found.sort(key=lambda pair: -pair[0])
     count = len(segmentation.names)
     title = f"{len(found)} of {count} name{'s' * (count != 1)} found" if count else "No name was asked"
     if found:
         title += f", {_percent(sum(share for share, _ in found))} of the picture"
-    return [row for _, row in found] + absent, title
+    lost = any(altered(name) for name in segmentation.names)
+    notes = ("some signs are not in this machine's fonts",) if lost else ()
+    return _Words(title, (*(row for _, row in found), *absent), notes)
 
 
-def with_legend(picture: Image.Image, rows: list[Row], title: str, unit: int) -> Image.Image:
-    """The picture on paper, the legend below it, or beside it if it is upright; nothing is cut."""
-    beside = picture.height > picture.width
+def _layout(words: _Words, picture: Image.Image, unit: int) -> _Layout:
+    """Columns that fill the picture's width, or its height where the legend stands beside it."""
+    rows, notes = words.rows, words.notes
     pad, line, small, gap = round(unit * 1.2), round(unit * 1.7), max(10, round(unit * 0.82)), round(unit * 0.7)
     swatch = round(unit * 1.05)
     score = max(measure("0.00", unit), measure("score", small))
@@ -54,73 +99,73 @@ def with_legend(picture: Image.Image, rows: list[Row], title: str, unit: int) ->
     longest = max((measure(clean(row.name), unit) for row in rows), default=0)
     fixed = swatch + gap + 2 * gap + tail  # a column less its name
     column = fixed + min(max(longest, 4 * unit), 16 * unit)
-    changed = any(clean(row.name).rstrip("…") not in " ".join(row.name.split()) for row in rows)
-    notes = ["some signs are not in this machine's fonts"] if changed else []
-    titles = max(measure(title, unit), *(measure(note, small) for note in notes), 0)
+    titles = max(measure(words.title, unit), *(measure(note, small) for note in notes), 0)
     between = 3 * gap
+    beside, room = picture.height > picture.width, picture.width - 2 * pad
     if beside:
         deep = max(1, (picture.height - 2 * pad - line * (2 + len(notes))) // line)
         columns = max(1, -(-len(rows) // deep))
     else:
-        room = picture.width - 2 * pad
         column = max(min(column, room), fixed + 4 * unit)  # a narrow picture shortens names before the paper grows
         columns = max(1, min((room + between) // (column + between), len(rows)))
     deep = -(-len(rows) // columns)
     columns = max(1, -(-len(rows) // max(1, deep)))
     if not beside:  # columns spread over the picture's width, as far as the eye still follows a row
         column = max(column, min((room - (columns - 1) * between) // columns, 30 * unit))
-    wide = 2 * pad + max(columns * column + (columns - 1) * between, titles)
     header = line if any(row.colour for row in rows) else line // 3
-    high = 2 * pad + line * (1 + deep + len(notes)) + (header if rows else 0)
+    return _Layout(
+        unit=unit,
+        pad=pad,
+        line=line,
+        small=small,
+        gap=gap,
+        swatch=swatch,
+        score=score,
+        names=column - fixed,
+        column=column,
+        between=between,
+        columns=columns,
+        deep=deep,
+        header=header,
+        width=2 * pad + max(columns * column + (columns - 1) * between, titles),
+        height=2 * pad + line * (1 + deep + len(notes)) + (header if rows else 0),
+    )
 
-    fine = fineness(unit)
-    panel = Image.new("RGB", (wide * fine, high * fine), PAPER)
+
+def _panel(words: _Words, at: _Layout) -> Image.Image:
+    """The legend on paper of its own."""
+    fine = fineness(at.unit)
+    panel = Image.new("RGB", (at.width * fine, at.height * fine), PAPER)
     pen = Pen(ImageDraw.Draw(panel), fine)
-    pen.write((pad, pad + line * 0.5), title, unit, INK, "lm")
-    top = pad + line
-    for at in range(columns if rows else 0):
-        x = pad + at * (column + between)
-        shown = rows[at * deep : (at + 1) * deep]
+    pen.write((at.pad, at.pad + at.line * 0.5), words.title, at.unit, INK, "lm")
+    top = at.pad + at.line
+    for number in range(at.columns if words.rows else 0):
+        x = at.pad + number * (at.column + at.between)
+        shown = words.rows[number * at.deep : (number + 1) * at.deep]
         if any(row.colour for row in shown):
-            pen.write((x + column, top + line * 0.5), "score", small, SOFT, "rm")
-            pen.write((x + column - score - gap, top + line * 0.5), "share", small, SOFT, "rm")
-        pen.line((x, top + header - line * 0.1), x + column, unit)
+            pen.write((x + at.column, top + at.line * 0.5), "score", at.small, SOFT, "rm")
+            pen.write((x + at.column - at.score - at.gap, top + at.line * 0.5), "share", at.small, SOFT, "rm")
+        pen.line((x, top + at.header - at.line * 0.1), x + at.column, at.unit)
         for i, row in enumerate(shown):
-            _legend_row(
-                pen, row, (x, top + header + line * (0.5 + i)), column, (unit, swatch, gap, score), column - fixed
-            )
-    for i, note in enumerate(notes):
-        pen.write((pad, high - pad - line * (len(notes) - i - 0.5)), note, small, SOFT, "lm")
-    panel = panel.resize((wide, high), Image.Resampling.BOX)
-
-    size = (picture.width + wide, max(picture.height, high))
-    if not beside:
-        size = (max(picture.width, wide), picture.height + high)
-    paper = Image.new("RGB", size, PAPER)
-    paper.paste(picture, (0, 0))
-    paper.paste(panel, (picture.width, 0) if beside else (0, picture.height))
-    return paper
+            _draw_row(pen, row, (x, top + at.header + at.line * (0.5 + i)), at)
+    for i, note in enumerate(words.notes):
+        below = at.height - at.pad - at.line * (len(words.notes) - i - 0.5)
+        pen.write((at.pad, below), note, at.small, SOFT, "lm")
+    return panel.resize((at.width, at.height), Image.Resampling.BOX)
 
 
-def _legend_row(
-    pen: Pen,
-    row: Row,
-    at: Place,
-    column: int,
-    sizes: tuple[int, int, int, int],
-    name_room: Number,
-) -> None:
-    """One line of the legend from `at`, the middle of its left end, to `column` px further right."""
-    unit, swatch, gap, score = sizes
-    x, middle = at
-    name = shorten(clean(row.name), unit, name_room)
-    pen.swatch(at, swatch, row.colour)
-    pen.write((x + swatch + gap, middle), name, unit, INK if row.colour else SOFT, "lm")
+def _draw_row(pen: Pen, row: _Row, start: Place, at: _Layout) -> None:
+    """One line of the legend; `start` is the middle of its left end."""
+    left, middle = start
+    right: Number = left + at.column
+    name = shorten(clean(row.name), at.unit, at.names)
+    pen.swatch(start, at.swatch, row.colour)
+    pen.write((left + at.swatch + at.gap, middle), name, at.unit, INK if row.colour else SOFT, "lm")
     if row.colour is None:
-        pen.write((x + column, middle), row.share, unit, SOFT, "rm")
+        pen.write((right, middle), row.share, at.unit, SOFT, "rm")
     else:
-        pen.write((x + column, middle), row.score, unit, SOFT, "rm")
-        pen.write((x + column - score - gap, middle), row.share, unit, INK, "rm")
+        pen.write((right, middle), row.score, at.unit, SOFT, "rm")
+        pen.write((right - at.score - at.gap, middle), row.share, at.unit, INK, "rm")
 
 
 def _percent(share: float) -> str:
@@ -130,4 +175,4 @@ def _percent(share: float) -> str:
     return f"{share:.1%}".replace("%", " %") if share < 0.9995 else "100 %"
 
 
-__all__ = ["Row", "legend_rows", "with_legend"]
+__all__ = ["with_legend"]

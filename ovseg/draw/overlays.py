@@ -6,7 +6,7 @@ import numpy as np
 from jaxtyping import Int, UInt8
 from PIL import Image, ImageDraw
 
-from ovseg.draw.legend import legend_rows, with_legend
+from ovseg.draw.legend import with_legend
 from ovseg.draw.paint import blend, enlarge, enlargement, outline, same_size
 from ovseg.draw.sheet import INK, PAPER, fineness, text_size
 from ovseg.draw.text import Number, clean, measure, put, shorten
@@ -42,8 +42,7 @@ def overlay(
         _chips(picture, segmentation, owners, unit)
     if not legend:
         return np.array(picture)
-    rows, title = legend_rows(segmentation)
-    return np.array(with_legend(picture, rows, title, unit))
+    return np.array(with_legend(picture, segmentation, unit))
 
 
 def _tint(
@@ -60,12 +59,12 @@ def _tint(
 
 
 def _owners(segmentation: Segmentation) -> Int[np.ndarray, "height width"]:
-    """The region of each pixel, -1 for none."""
+    """The region of each pixel, -1 for none; where regions of a file overlap, the earlier lies on top, as in labels."""
     if segmentation.evidence is not None:
         return split(segmentation.labels, segmentation.evidence.parts, len(segmentation.names))[0]
     owners = np.full(segmentation.labels.shape, -1, np.int64)
-    for i, rle in enumerate(segmentation.regions.rles):
-        owners[decode_rle(rle)] = i
+    for i in reversed(range(len(segmentation.regions))):
+        owners[decode_rle(segmentation.regions.rles[i])] = i
     return owners
 
 

@@ -1,6 +1,8 @@
 """Names as plain text: fonts, what they can draw, what fits.
 
-Signs that no font on the machine has lose their accents or become boxes.
+A name is drawn in one font: Pillow's own if it has every sign, else the font of this machine that has most. Pillow's
+own covers ASCII and a few signs more, so a machine without system fonts shows names of European languages in Latin
+letters without their accents (Käse as Kase, Straße as Strasse, øl as ol) and Greek, Cyrillic and all others as boxes.
 """
 
 import functools
@@ -21,6 +23,12 @@ Place = tuple[Number, Number]
 _SYSTEM_FONTS = (
     "DejaVuSans.ttf",
     "NotoSans-Regular.ttf",
+    "NotoSans[wght].ttf",
+    "LiberationSans-Regular.ttf",
+    "FreeSans.ttf",
+    "Arial.ttf",
+    "arial.ttf",
+    "segoeui.ttf",
     "NotoSansCJK-Regular.ttc",
     "NotoSansArabic-Regular.ttf",
     "NotoSansDevanagari-Regular.ttf",
@@ -29,6 +37,34 @@ _SYSTEM_FONTS = (
     "msyh.ttc",
     "seguisym.ttf",
 )
+
+# Signs that Unicode does not take apart, as they are written where they are missing.
+_PLAIN = {
+    "ß": "ss",
+    "ẞ": "SS",
+    "æ": "ae",
+    "Æ": "AE",
+    "œ": "oe",
+    "Œ": "OE",
+    "ø": "o",
+    "Ø": "O",
+    "ł": "l",
+    "Ł": "L",
+    "đ": "d",
+    "Đ": "D",
+    "ð": "d",
+    "Ð": "D",
+    "þ": "th",
+    "Þ": "Th",
+    "ħ": "h",
+    "Ħ": "H",
+    "ı": "i",
+    "µ": "u",
+    "×": "x",
+    "–": "-",
+    "—": "-",
+    "„": "“",
+}
 
 
 def put(
@@ -40,7 +76,7 @@ def put(
     anchor: str,
 ) -> None:
     """Text with its left ("lm") or right ("rm") middle at a place, word by word: the font has narrow spaces."""
-    font = _font_for(text, size)
+    font = _font(_family_for(text), size)
     x = at[0] if anchor == "lm" else at[0] - _length(text, size)
     for word in text.split(" "):
         sheet.text((x, at[1]), word, colour, font, anchor="lm")
@@ -48,7 +84,7 @@ def put(
 
 
 def _length(text: str, size: int) -> float:
-    font, words = _font_for(text, size), text.split(" ")
+    font, words = _font(_family_for(text), size), text.split(" ")
     return sum(font.getlength(word) for word in words) + SPACE * size * (len(words) - 1)
 
 
@@ -67,27 +103,36 @@ def shorten(text: str, size: int, room: Number) -> str:
 @functools.lru_cache(1024)
 def clean(text: str) -> str:
     """One line of signs that can be drawn; white space as single spaces, and a long text is cut."""
-    line = " ".join(text.split())
-    return "".join(_drawable(sign) for sign in (line if len(line) <= 200 else line[:199] + "…"))
+    line = _line(text)
+    line = line if len(line) <= 200 else line[:199] + "…"
+    family = _family_for(line)
+    return "".join(_drawable(sign, family) for sign in line)
 
 
-def _drawable(sign: str) -> str:
-    """The sign if some font here has it, else its letter without accents, else a box."""
-    plain = unicodedata.normalize("NFKD", sign)[0]
-    for choice in (sign, plain):
-        if choice.isprintable() and any(_has(family, choice) for family in _families()):
+def altered(text: str) -> bool:
+    """Whether `clean` had to write signs otherwise; a cut does not count."""
+    return not _line(text).startswith(clean(text).removesuffix("…"))
+
+
+def _line(text: str) -> str:
+    """The text on one line, letters and accents as one sign: macOS hands out file names with the two apart."""
+    return unicodedata.normalize("NFC", " ".join(text.split()))
+
+
+def _drawable(sign: str, family: str) -> str:
+    """The sign if the font has it, else its plain letters, else a box; nothing for marks that only change others."""
+    apart = unicodedata.normalize("NFKD", sign)
+    plain = "".join(part for part in apart if not unicodedata.combining(part))
+    for choice in (sign, _PLAIN.get(sign, plain)):
+        if choice and choice.isprintable() and all(_has(family, part) for part in choice):
             return choice
-    return BOX
+    return "" if unicodedata.category(sign) in ("Mn", "Me", "Cf") else BOX
 
 
 @functools.lru_cache(1024)
-def _font_for(text: str, size: int) -> ImageFont.FreeTypeFont:
+def _family_for(text: str) -> str:
     """The first font that has every sign of the text, or the one that has most."""
-    own = _font("", size)
-    if all(_has("", sign) for sign in text):
-        return own
-    best = max(_families(), key=lambda family: sum(_has(family, sign) for sign in text))
-    return _font(best, size)
+    return max(_families(), key=lambda family: sum(_has(family, sign) for sign in text))
 
 
 @functools.lru_cache(64)
@@ -118,4 +163,4 @@ def _has(family: str, sign: str) -> bool:
     return sign == " " or bytes(font.getmask(sign)) != bytes(font.getmask("\U0010fffe"))
 
 
-__all__ = ["BOX", "FINE", "Number", "Place", "SPACE", "clean", "measure", "put", "shorten"]
+__all__ = ["BOX", "FINE", "Number", "Place", "SPACE", "altered", "clean", "measure", "put", "shorten"]

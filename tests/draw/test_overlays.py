@@ -3,6 +3,7 @@ import dataclasses
 import numpy as np
 
 from ovseg.draw import overlay
+from ovseg.types import Regions
 from tests.draw.pictures import PLAN, photo
 from tests.results import segmentation
 
@@ -39,6 +40,16 @@ def test_a_result_without_evidence_is_drawn_alike() -> None:
     found = segmentation(PLAN, ["cat", "dog"], 12)
     bare = dataclasses.replace(found, evidence=None)
     assert (overlay(photo(48, 60), found) == overlay(photo(48, 60), bare)).all()
+
+
+def test_of_overlapping_regions_the_earlier_lies_on_top_as_in_the_labels() -> None:
+    found = segmentation(PLAN, ["cat", "dog"], 12)
+    masks = np.stack([found.labels == 0, np.ones((48, 60), bool)])
+    labels = np.where(masks[0], 0, 1).astype(np.int16)
+    regions, bare = Regions.from_masks(masks), {"region_labels": np.array([0, 1]), "evidence": None}
+    read = dataclasses.replace(found, labels=labels, regions=regions, region_scores=np.eye(2, dtype=np.float32), **bare)
+    plain, lined = (overlay(photo(48, 60), read, outlines=on, labels=False, legend=False) for on in (False, True))
+    assert (plain != lined).any(axis=2)[22:26, 5].all()  # the border of the cat
 
 
 def test_names_stand_on_regions_that_have_room_and_on_no_others() -> None:
