@@ -70,7 +70,10 @@ def test_base_opens_from_pulled_files_and_segments(pulled: Path, capsys: pytest.
 
 
 @pytest.mark.slow
-def test_a_digest_that_is_wrong_ends_with_code_three(pulled: Path, capsys: pytest.CaptureFixture[str]) -> None:
+def test_a_digest_that_is_wrong_ends_with_code_three(
+    pulled: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("OVSEG_WEIGHTS", str(pulled))
     file = weights.path("sam-vit-b")
     data = bytearray(file.read_bytes())
     data[len(data) // 2] ^= 1

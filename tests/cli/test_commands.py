@@ -14,7 +14,7 @@ from PIL import Image
 
 from ovseg import cli, weights
 
-ROOT = Path(__file__).resolve().parents[1]
+ROOT = Path(__file__).resolve().parents[2]
 EXAMPLE = weights.bundled("demo/examples") / "breakfast.jpg"
 
 
