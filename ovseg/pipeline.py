@@ -239,9 +239,9 @@ class Pipeline:
         self, picture: UInt8[np.ndarray, "height width 3"], features: DenseFeatures, told: Progress
     ) -> Encoding:
         told("propose", 0, 1)
-        options = dict(self.recipe.proposer_options)
-        regions = proposals.propose(self.recipe.proposer, picture, features, sam=self.sam, **options)
-        vectors = encoders.encode(self.recipe.encoder, self.clip, picture, features, regions)
+        recipe = self.recipe
+        regions = proposals.propose(recipe.proposer, picture, features, sam=self.sam, **recipe.proposer_options)
+        vectors = encoders.encode(recipe.encoder, self.clip, picture, features, regions, **recipe.encoder_options)
         told("propose", 1, 1)
         return Encoding(picture, features, regions, vectors, self.recipe.image_side)
 

@@ -46,6 +46,7 @@ class Recipe:
     proposer: str = "none"
     proposer_options: Mapping[str, Any] = field(default_factory=dict)
     encoder: str = "pool"
+    encoder_options: Mapping[str, Any] = field(default_factory=dict)
     overlap: str = "score"
     uncovered: str = "dense"
     min_area: float = 0.0
@@ -64,10 +65,13 @@ class Recipe:
         ):
             if value not in known:
                 raise UnknownName.of(what, value, known)
-        known_options = proposals.proposer(self.proposer).options
-        for option in self.proposer_options:
-            if option not in known_options:
-                raise UnknownName.of(f"option of proposer {self.proposer}", option, known_options)
+        for what, given, known_options in (
+            (f"proposer {self.proposer}", self.proposer_options, proposals.proposer(self.proposer).options),
+            (f"encoder {self.encoder}", self.encoder_options, encoders.encoder(self.encoder).options),
+        ):
+            for option in given:
+                if option not in known_options:
+                    raise UnknownName.of(f"option of {what}", option, known_options)
         if not 0 <= self.threshold <= 1 or not 0 <= self.min_area < 1:
             raise BadUsage(f"threshold and min_area are in [0, 1]: got {self.threshold} and {self.min_area}")
         if self.scale <= 0:
@@ -81,8 +85,8 @@ class Recipe:
     @property
     def image_side(self) -> str:
         """What an `Encoding` depends on, as one text: two recipes that agree here can share it."""
-        parts = [self.model, self.sam, asdict(self.reading), self.proposer, dict(self.proposer_options), self.encoder]
-        return json.dumps(parts, sort_keys=True)
+        rows = [self.proposer, dict(self.proposer_options), self.encoder, dict(self.encoder_options)]
+        return json.dumps([self.model, self.sam, asdict(self.reading), *rows], sort_keys=True)
 
     @property
     def fingerprint(self) -> str:
@@ -100,7 +104,8 @@ class Recipe:
     def to_dict(self) -> dict[str, Any]:
         """Names and numbers only, ready for JSON."""
         return {entry.name: getattr(self, entry.name) for entry in fields(self)} | {
-            "proposer_options": dict(self.proposer_options)
+            "proposer_options": dict(self.proposer_options),
+            "encoder_options": dict(self.encoder_options),
         }
 
     @classmethod

@@ -341,6 +341,16 @@ class Segmentation:
         return {name: self.labels == k for k, name in enumerate(self.names)}
 
     @property
+    def owners(self) -> Int[np.ndarray, "height width"]:
+        """The region of each pixel, -1 for none; where regions of a file overlap, the earlier lies on top."""
+        if self.evidence is not None:
+            return split(self.labels, self.evidence.parts, len(self.names))[0]
+        owners = np.full(self.labels.shape, -1, np.int64)
+        for i in reversed(range(len(self.regions))):
+            owners[decode_rle(self.regions.rles[i])] = i
+        return owners
+
+    @property
     def colours(self) -> UInt8[np.ndarray, "names 3"]:
         """One RGB colour a name, the same in every picture and every export."""
         return palette(len(self.names))

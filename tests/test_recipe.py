@@ -19,11 +19,14 @@ def test_every_choice_moves_the_fingerprint() -> None:
         "name": "x", "model": "ViT-B-16/openai", "sam": "sam-vit-b", "method": "naclip", "protocol": "paper",
         "short_side": 224, "long_side": 1024, "crop": -1, "stride": 64, "templates": "simple", "negatives": "word",
         "scale": 50.0, "probability": "rows", "threshold": 0.5, "proposer": "felzenszwalb",
-        "proposer_options": {}, "encoder": "crop", "overlap": "smallest", "uncovered": "none", "min_area": 0.01,
+        "proposer_options": {}, "encoder": "crop", "encoder_options": {},
+        "overlap": "smallest", "uncovered": "none", "min_area": 0.01,
     }  # fmt: skip
     assert set(other) == set(base.to_dict())
-    changed = {base.replace(**{name: value}).fingerprint for name, value in other.items() if name != "proposer_options"}
-    assert len(changed | {base.fingerprint}) == len(other)
+    changed = {base.replace(**{name: value}).fingerprint for name, value in other.items()}
+    with_options = base.replace(encoder="crop", encoder_options={"expand": 1.5}).fingerprint
+    changed |= {with_options, base.replace(proposer="felzenszwalb", proposer_options={"scale": 9.0}).fingerprint}
+    assert len(changed) == len(other) + 1  # the two empty options change nothing: the base is among them
 
 
 def test_only_the_image_side_binds_an_encoding() -> None:
@@ -59,6 +62,7 @@ def test_only_the_image_side_binds_an_encoding() -> None:
         ({"probability": "row"}, "Did you mean 'rows'"),
         ({"treshold": 0.3}, "Did you mean 'threshold'"),
         ({"proposer": "felzenszwalb", "proposer_options": {"scal": 3}}, "Did you mean 'scale'"),
+        ({"encoder": "crop", "encoder_options": {"expnd": 3}}, "Did you mean 'expand'"),
     ],
 )
 def test_misspelt_choice_names_the_right_one(change: dict[str, object], sentence: str) -> None:

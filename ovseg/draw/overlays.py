@@ -10,7 +10,6 @@ from ovseg.draw.legend import with_legend
 from ovseg.draw.paint import blend, enlarge, enlargement, outline, same_size
 from ovseg.draw.sheet import INK, PAPER, fineness, text_size
 from ovseg.draw.text import Number, clean, measure, put, shorten
-from ovseg.raster import decode_rle, split
 from ovseg.types import Segmentation
 
 
@@ -32,7 +31,7 @@ def overlay(
     same_size(image, segmentation.labels.shape)
     factor = enlargement(image) if legend else 1
     unit = text_size(image.shape[0] * factor, image.shape[1] * factor)
-    owners = enlarge(_owners(segmentation), factor)
+    owners = enlarge(segmentation.owners, factor)
     found = enlarge(segmentation.labels, factor)
     canvas = _tint(enlarge(image, factor), found, segmentation.colours, opacity)
     if outlines:
@@ -56,16 +55,6 @@ def _tint(
     inside = labels >= 0
     tinted[inside] = blend(image[inside], colours[labels[inside]], opacity)
     return tinted
-
-
-def _owners(segmentation: Segmentation) -> Int[np.ndarray, "height width"]:
-    """The region of each pixel, -1 for none; where regions of a file overlap, the earlier lies on top, as in labels."""
-    if segmentation.evidence is not None:
-        return split(segmentation.labels, segmentation.evidence.parts, len(segmentation.names))[0]
-    owners = np.full(segmentation.labels.shape, -1, np.int64)
-    for i in reversed(range(len(segmentation.regions))):
-        owners[decode_rle(segmentation.regions.rles[i])] = i
-    return owners
 
 
 def _chips(
