@@ -77,12 +77,20 @@ class Pipeline:
             for name in needed_weights(chosen):
                 if weights.find(name, folder) is None:
                     weights.pull(name)
-        clip = load.load(chosen.model, device=device, folder=folder, allow_pickle=allow_pickle)
+        try:
+            sam_file = weights.path(chosen.sam, folder) if chosen.sam else None
+            clip = load.load(chosen.model, device=device, folder=folder, allow_pickle=allow_pickle)
+        except MissingWeights as error:
+            if chosen.name not in PRESETS:
+                raise
+            raise MissingWeights(
+                f"{error}; `ovseg weights pull {chosen.name}` brings all that {chosen.name} needs"
+            ) from error
         sam = None
-        if chosen.sam:
+        if sam_file is not None:
             from ovseg.sam import load as sam_load
 
-            sam = sam_load.load(weights.path(chosen.sam, folder), device=str(clip.device))
+            sam = sam_load.load(sam_file, device=str(clip.device))
         kept = weights.cache_folder() / "text" if cache == "default" else cache
         return cls(chosen, clip, sam, Path(kept) if kept is not None else None)
 

@@ -160,8 +160,8 @@ class Scenes(torch.utils.data.IterableDataset):
         earlier: list[tuple[NDArray[np.uint8], NDArray[np.uint8], NDArray[np.int64]]] = []
         while True:
             done = min(1.0, max(0.0, (time.time() - self.started) / (60 * self.minutes)))
-            composer.style = 0.15 + 0.6 * done  # plainer and larger drawings first
-            chance = early + (late - early) * max(0.0, (done - 0.4) / 0.6)
+            composer.style = 0.2 + 0.3 * done  # plainer and larger drawings first
+            chance = early + (late - early) * max(0.0, (done - 0.7) / 0.3)
             rows, columns = shapes[rng.choice(len(shapes), p=chance / chance.sum())]
             smallest = max(2.3, 4.2 - 2.5 * done) / min(rows, columns)
             scenes = [
@@ -635,7 +635,7 @@ def main() -> None:
     parser.add_argument("--minutes", type=float, default=100)
     parser.add_argument("--every", type=float, default=5, help="minutes between checkpoints")
     parser.add_argument("--seed", type=int, default=0)
-    parser.add_argument("--lr", type=float, default=8e-4)
+    parser.add_argument("--lr", type=float, default=5e-4)
     parser.add_argument("--muon", type=float, default=3.0, help="the rate of Muon's steps over --lr")
     parser.add_argument("--threads", type=int, default=2)
     parser.add_argument("--workers", type=int, default=1)
