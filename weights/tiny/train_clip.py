@@ -61,7 +61,7 @@ WEIGHT_OF_SOURCE = {
     "noto-v1": 1.5, "fxemoji": 1.5, "streamline-emojis": 1.8, "emojione": 2.0, "openclipart": 1.8, "glyphs": 0.6,
 }  # fmt: skip
 NAMES_PER_STEP = 160
-KEPT_BATCHES = 40
+KEPT_BATCHES = 150
 SAME_GROUND = {
     "sky": {"clouds", "cloud"},
     "clouds": {"sky", "cloud"},
@@ -160,8 +160,8 @@ class Scenes(torch.utils.data.IterableDataset):
         earlier: list[tuple[NDArray[np.uint8], NDArray[np.uint8], NDArray[np.int64]]] = []
         while True:
             done = min(1.0, max(0.0, (time.time() - self.started) / (60 * self.minutes)))
-            composer.style = 0.2 + 0.3 * done  # plainer and larger drawings first
-            chance = early + (late - early) * max(0.0, (done - 0.7) / 0.3)
+            composer.style = 0.3
+            chance = early + (late - early) * max(0.0, done - 0.7)
             rows, columns = shapes[rng.choice(len(shapes), p=chance / chance.sum())]
             smallest = max(2.3, 4.2 - 2.5 * done) / min(rows, columns)
             scenes = [
@@ -179,12 +179,16 @@ class Scenes(torch.utils.data.IterableDataset):
                 np.stack([scene.segments for scene in scenes]),
             )
             yield torch.from_numpy(pixels), torch.from_numpy(segments), torch.from_numpy(words)
-            # Composing costs half as much as learning, so every batch comes back once, later, mirrored and tinted.
+            # Composing costs half as much as learning: every batch comes back about twice, later, mirrored and tinted.
             earlier.append((pixels, segments, words))
             if len(earlier) > KEPT_BATCHES:
-                pixels, segments, words = earlier.pop(rng.integers(len(earlier)))
-                pixels = np.stack([cv2.LUT(picture, curve(rng, 0.6)) for picture in pixels[:, :, ::-1]])
-                yield torch.from_numpy(pixels), torch.from_numpy(segments[:, :, ::-1].copy()), torch.from_numpy(words)
+                earlier.pop(0)
+                for again in rng.choice(len(earlier), 2, replace=False):
+                    pixels, segments, words = earlier[again]
+                    turn = slice(None, None, -1 if rng.random() < 0.5 else 1)
+                    pixels = np.stack([cv2.LUT(picture, curve(rng, 0.6)) for picture in pixels[:, :, turn]])
+                    segments = np.ascontiguousarray(segments[:, :, turn])
+                    yield torch.from_numpy(pixels), torch.from_numpy(segments), torch.from_numpy(words)
 
 
 def training_composer(data: Path, rng: np.random.Generator) -> Composer:
@@ -358,15 +362,18 @@ def losses(
     position[torch.tensor(chosen)] = torch.arange(len(chosen))
     targets = position[names]  # (B, 8): column of the step's names; -1 stays -1 through the spare last entry
     dice = rng.random()
+    numbers = torch.tensor(chosen)
+    anchors = F.normalize(anchors, dim=-1)
     with torch.autocast("cpu", torch.bfloat16, enabled=autocast):
-        text = encode_text(model, lexicon.sentences(chosen, rng))
+        # Sentences are soon where their anchors are; half of the steps spare themselves the text tower.
+        spoken = rng.random() < 0.5
+        text = encode_text(model, lexicon.sentences(chosen, rng)) if spoken else anchors[numbers]
         x, _ = walk(model.visual, normalised(pixels).to(torch.bfloat16 if autocast else torch.float32))
         dense, whole = last_block(model.visual, x, "identity" if dice < 0.8 else "qq" if dice < 0.92 else "kk")
     text, dense, whole = (F.normalize(part.float(), dim=-1) for part in (text, dense, whole))
     scale = model.logit_scale.exp().clamp(max=60)
     text = scale * text
-    anchors = scale * F.normalize(anchors, dim=-1)
-    numbers = torch.tensor(chosen)
+    anchors = scale * anchors
     few, every = lexicon.excused[numbers][:, numbers], lexicon.excused
     cover = coverage(segments)
     ground = lexicon.is_ground[numbers]
@@ -404,7 +411,8 @@ def losses(
 
     # every sentence towards the anchor of its name
     words_loss, _ = agree(text / scale, anchors, numbers, every, torch.ones(len(numbers)))
-    total = patch_loss + region_loss + patch_anchor_loss + region_anchor_loss + 0.25 * whole_loss + 0.5 * words_loss
+    total = patch_loss + region_loss + patch_anchor_loss + region_anchor_loss
+    total = total + 0.25 * whole_loss + 0.5 * spoken * words_loss
     parts = {
         "patch": patch_loss,
         "region": region_loss,
@@ -518,7 +526,7 @@ def train(args: argparse.Namespace) -> None:
     while True:
         now = time.time()
         done = min(1.0, (now - state["started"]) / (60 * args.minutes))
-        rate = args.lr * min(1.0, (state["step"] + 1) / 150) * (0.5 + 0.5 * math.cos(math.pi * done)) + 2e-6
+        rate = args.lr * min(1.0, (state["step"] + 1) / 150) * min(1.0, (1 - done) / 0.3) + 1e-6
         for optimiser in optimisers:
             for group in optimiser.param_groups:
                 group["lr"] = rate * (args.muon if isinstance(optimiser, torch.optim.Muon) else 1)
@@ -635,7 +643,7 @@ def main() -> None:
     parser.add_argument("--minutes", type=float, default=100)
     parser.add_argument("--every", type=float, default=5, help="minutes between checkpoints")
     parser.add_argument("--seed", type=int, default=0)
-    parser.add_argument("--lr", type=float, default=5e-4)
+    parser.add_argument("--lr", type=float, default=2.4e-4)
     parser.add_argument("--muon", type=float, default=3.0, help="the rate of Muon's steps over --lr")
     parser.add_argument("--threads", type=int, default=2)
     parser.add_argument("--workers", type=int, default=1)
