@@ -47,7 +47,7 @@ class UnknownName(BadUsage, LookupError):
     def of(cls, what: str, came: str, known: Iterable[str]) -> "UnknownName":
         """The error for `came` where one of `known` was needed, with the nearest known name as a hint."""
         folded = {name.casefold(): name for name in sorted(known)}
-        near = [folded[name] for name in difflib.get_close_matches(came.casefold(), folded, n=5, cutoff=0.5)]
+        near = [folded[name] for name in difflib.get_close_matches(came.casefold(), folded, n=5, cutoff=0.6)]
         hint = f" Did you mean {near[0]!r}?" if near else ""
         shown = list(folded.values()) if len(folded) <= 24 else [*sorted(near), f"... ({len(folded)} in all)"]
         return cls(f"{what} must be one of {', '.join(shown)}: got {came!r}.{hint}")

@@ -38,6 +38,10 @@ class Encoding:
     region_vectors: Float32[np.ndarray, "n dim"]
     image_side: str
 
+    def __repr__(self) -> str:
+        (height, width), (rows, cols) = self.image.shape[:2], self.features.grid
+        return f"Encoding({height}x{width} px, {rows}x{cols} cells, {len(self.regions)} regions)"
+
 
 class Pipeline:
     """Open networks with a recipe. Safe to use from several threads; holds no picture.

@@ -101,8 +101,13 @@ def templates(name: str) -> tuple[str, ...]:
     return tuple(fill("{}") for fill in getattr(importlib.import_module(module), attribute))
 
 
-def negatives(name: str) -> tuple[str, ...]:
+def negatives(name: Any) -> tuple[str, ...]:
     """The words of a row of `NEGATIVES`."""
+    if not isinstance(name, str):
+        raise BadUsage(
+            "negatives is the name of a set (" + ", ".join(NEGATIVES) + "); words of your own go with the names: "
+            f"{{'names': [...], 'negatives': [...]}}: got {name!r}"
+        )
     if name not in NEGATIVES:
         raise UnknownName.of("negatives", name, NEGATIVES)
     return NEGATIVES[name]

@@ -71,8 +71,8 @@ min_size, scale, sigma: got 'min_sise'. Did you mean 'min_size'?
     if row.needs_sam and sam is None:
         free = ", ".join(other for other, candidate in PROPOSERS.items() if not candidate.needs_sam)
         raise BadUsage(
-            f"proposer {name} needs a SAM-type network: none was given; pass sam=ovseg.sam.load.load(PATH), or choose "
-            f"one that needs none ({free})"
+            f"proposer {name} needs a SAM-type network: none was given; open a preset that has one (base, large), pass "
+            f"sam=ovseg.sam.load.load(PATH) in Python, or choose one that needs none ({free})"
         )
     return row.run(image, features, sam, {**row.options, **options})
 

@@ -77,6 +77,9 @@ class Vocabulary:
     def __len__(self) -> int:
         return len(self.names)
 
+    def __repr__(self) -> str:
+        return f"Vocabulary({', '.join(self.names[:8])}{' ...' if len(self) > 8 else ''}: {len(self.owner)} rows)"
+
 
 @dataclass(frozen=True, eq=False)
 class Windows:

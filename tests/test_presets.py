@@ -98,7 +98,9 @@ def test_every_preset_says_what_it_needs_and_how_to_get_it(
         with pytest.raises(SystemExit) as ended:
             cli.main(["segment", str(example), "-p", "cup", "--model", name, "--json"])
         out, err = capsys.readouterr()
-        assert ended.value.code == 3 and out == "" and f"`ovseg weights pull {name}` brings all that {name} needs" in err
+        assert (
+            ended.value.code == 3 and out == "" and f"`ovseg weights pull {name}` brings all that {name} needs" in err
+        )
         assert "--to" in err and "OVSEG_WEIGHTS" in err
 
 

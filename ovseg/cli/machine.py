@@ -37,7 +37,7 @@ def weights_list(as_json: bool) -> None:
         else:
             size = row.bytes or (place.stat().st_size if place else 0)
             where = str(place) if place else "not here"
-            click.echo(f"{row.name:28} {size / 1e6:9.1f} MB  {row.licence:12.12}  {where}")
+            click.echo(f"{row.name:28} {size / 1e6:9.1f} MB  {row.licence:24.24}  {where}")
 
 
 @weights.command("pull")

@@ -19,6 +19,7 @@ if TYPE_CHECKING:
 
 EXAMPLE = "example:"  # `example:NAME` is a picture that ships with ovseg
 DEFAULT_OUT = "ovseg-out"
+OWN_OUTPUT = (".overlay.png", ".labels.png", ".anomaly.png")  # never taken for pictures, unless named outright
 
 F = TypeVar("F", bound=Callable[..., Any])
 
@@ -107,6 +108,8 @@ def pictures_of(images: Sequence[str], recursive: bool, talk: Talk) -> list[Path
         else:
             named.append(entry)
     paths, skipped = expand(named, recursive)
+    own = [path for path in paths if path.name.lower().endswith(OWN_OUTPUT) and str(path) not in named]
+    paths, skipped = [path for path in paths if path not in own], [*skipped, *own]
     if skipped:
         talk.say(f"{len(paths)} pictures; {len(skipped)} other files are left out ({', '.join(names_of(skipped))})")
     if not paths:
@@ -128,6 +131,8 @@ def _example(name: str) -> Path:
 
 def recipe_of(options: dict[str, Any]) -> tuple["Recipe | None", dict[str, float]]:
     """The recipe that the options name (None: the best preset that is here), and thresholds of single names."""
+    from ovseg.clip.backbones import BACKBONES
+    from ovseg.errors import UnknownName
     from ovseg.pipeline import best_here
     from ovseg.recipe import PRESETS, Recipe
 
@@ -167,6 +172,8 @@ def recipe_of(options: dict[str, Any]) -> tuple["Recipe | None", dict[str, float
     elif model.lower() in PRESETS:
         recipe = PRESETS[model.lower()]
     else:
+        if not any(sign in model for sign in "/@.\\"):
+            raise UnknownName.of("model", model, [*PRESETS, *BACKBONES])
         recipe = Recipe(name="own", model=model, method="naclip", threshold=0.2)
     if changes.get("proposer", recipe.proposer) != recipe.proposer:
         changes["proposer_options"] = {}
@@ -211,6 +218,7 @@ __all__ = [
     "EXAMPLE",
     "INPUTS",
     "NETWORK",
+    "OWN_OUTPUT",
     "TALK",
     "WORDS",
     "folder_of",

@@ -4,7 +4,7 @@ import json
 import sys
 import time
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import click
 
@@ -24,6 +24,10 @@ from ovseg.cli.options import (
     words_of,
 )
 from ovseg.cli.talk import Talk, counts_of, each, names_of
+from ovseg.errors import BadInput, BadUsage
+
+if TYPE_CHECKING:
+    from ovseg.pipeline import Encoding, Pipeline
 
 
 @click.command()
@@ -31,7 +35,13 @@ from ovseg.cli.talk import Talk, counts_of, each, names_of
 @WORDS
 @ASKING
 @click.option("-o", "--out", metavar="DIR", help=f"Folder for results (default {DEFAULT_OUT}, none with --json).")
-@click.option("--format", "formats", default="png,labels,coco", show_default=True, help="What to write, by commas.")
+@click.option(
+    "--format",
+    "formats",
+    default="png,labels,coco",
+    show_default=True,
+    help="What to write, by commas: png (overlay), labels, coco, json.",
+)
 @click.option("--json", "as_json", is_flag=True, help="One JSON object a picture on stdout.")
 @NETWORK
 @TALK
@@ -84,11 +94,11 @@ def segment(
             confidence = np.broadcast_to(np.float32(0), found.labels.shape)
             slim = replace(found, evidence=None, labels=labels, confidence=confidence)
             kept.append(replace(result, image=None, segmentation=slim))
-        return f"{found.regions.height}x{found.regions.width}, {counts_of(found)}, {seconds * 1000:.0f} ms"
+        return f"{found.regions.width}x{found.regions.height}, {counts_of(found)}, {seconds * 1000:.0f} ms"
 
     failed = each(paths, names, one, talk)
     if folder is not None:
-        if "coco" in kinds:
+        if "coco" in kinds and kept:
             written.extend(export.write(kept, "coco", folder))
         talk.say(f"{len(paths) - failed} of {len(paths)} pictures -> {folder}: {', '.join(names_of(written))}")
     sys.exit(1 if failed else 0)
@@ -126,11 +136,11 @@ def anomaly(
 
     talk = Talk(quiet, verbose)
     paths = pictures_of(images, options["recursive"], talk)
-    good = pictures_of(normal, True, talk) if normal else []
+    good = pictures_of(normal, options["recursive"], talk) if normal else []
     recipe, _ = recipe_of(options)
     folder = None if as_json and out is None else folder_of(out or DEFAULT_OUT)
     pipe = open_pipeline(recipe, options, talk)
-    references = [pipe.encode(path) for path in good]
+    references = [_normal(pipe, path) for path in good]
     names = export.file_names([str(path) for path in paths])
 
     def one(path: Path, name: str) -> str:
@@ -143,7 +153,7 @@ def anomaly(
             click.echo(json.dumps(line, ensure_ascii=False))
         if folder is not None:
             export.save(folder / f"{name}.anomaly.png", draw.png(draw.heatmap(picture, found)))
-        return f"{picture.shape[0]}x{picture.shape[1]}, score {found.score:.3f} ({found.unit}), {seconds * 1000:.0f} ms"
+        return f"{picture.shape[1]}x{picture.shape[0]}, score {found.score:.3f} ({found.unit}), {seconds * 1000:.0f} ms"
 
     failed = each(paths, names, one, talk)
     if folder is not None:
@@ -189,7 +199,7 @@ def label(folder: str, out: str, formats: str, quiet: bool, verbose: bool, **opt
             told("", sum(seen.values()), len(paths))
             text = f"image {sum(seen.values())}/{len(paths)} {outcome.path}: "
             if outcome.state == "failed":
-                click.echo(f"ovseg: {text}{' '.join(outcome.message.split())}", err=True)
+                talk.fail(f"ovseg: {text}{' '.join(outcome.message.split())}")
             elif outcome.segmentation is not None:
                 talk.picture(f"{text}{counts_of(outcome.segmentation)}, {outcome.seconds * 1000:.0f} ms")
 
@@ -197,7 +207,10 @@ def label(folder: str, out: str, formats: str, quiet: bool, verbose: bool, **opt
             paths,
             lambda path: pipe.segment(path, vocabulary),
             target,
-            asked=job.question(pipe.recipe, vocabulary, pipe.clip.fingerprint),
+            asked={
+                **job.question(pipe.recipe, vocabulary, pipe.clip.fingerprint),
+                "folder": str(Path(folder).resolve()),
+            },
             root=Path(folder).expanduser() if Path(folder).expanduser().is_dir() else None,
             formats=kinds,
             on_picture=on_picture,
@@ -205,10 +218,20 @@ def label(folder: str, out: str, formats: str, quiet: bool, verbose: bool, **opt
     counts = ", ".join(f"{seen[state]} {word}" for state, word in lines.items())
     found = ", ".join(f"{n} {name}" for name, n in summary.regions.items())
     talk.say(f"{len(paths)} pictures: {counts}; {found or 'nothing'}; {summary.empty} empty; {summary.seconds:.1f} s")
+    if summary.gone:
+        talk.say(f"{summary.gone} pictures are no longer there and are left out; their parts are kept")
     talk.say(f"-> {', '.join(str(path) for path in summary.written[:3])}")
     if summary.failures:
         talk.say(f"what failed and why: {summary.failures}; run the same command to try those again")
     sys.exit(1 if summary.failed else 0)
+
+
+def _normal(pipe: "Pipeline", path: Path) -> "Encoding":
+    """A picture without a fault, encoded; one that cannot be read makes the whole question wrong, so the run ends."""
+    try:
+        return pipe.encode(path)
+    except BadInput as error:
+        raise BadUsage(f"a normal picture cannot be used, leave it out: {error}") from error
 
 
 @click.command()

@@ -5,6 +5,7 @@ import os
 import sys
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -25,11 +26,16 @@ class Talk:
         logger = logging.getLogger("ovseg")
         logger.handlers[:] = [handler]
         logger.setLevel(logging.ERROR if quiet else logging.INFO)
+        self._line: Callable[[str], None] = partial(click.echo, err=True)
 
     def say(self, text: str) -> None:
         """One line, unless quiet."""
         if not self.quiet:
-            click.echo(text, err=True)
+            self._line(text)
+
+    def fail(self, text: str) -> None:
+        """What went wrong, also when quiet."""
+        self._line(text)
 
     def notes(self, notes: Sequence[str]) -> None:
         """What a person should know about the words."""
@@ -39,7 +45,7 @@ class Talk:
     def picture(self, text: str) -> None:
         """The line of a picture: on a terminal, or when asked for."""
         if self.each:
-            click.echo(text, err=True)
+            self._line(text)
 
     @contextmanager
     def progress(self, what: str, unit: str = "") -> Iterator[Callable[[str, int, int], None]]:
@@ -61,11 +67,15 @@ class Talk:
         columns = (TextColumn("{task.description}"), BarColumn(), amount, TimeRemainingColumn())
         with Progress(*columns, console=Console(stderr=True), transient=True) as bar:
             task = bar.add_task(what, total=None)
+            before, self._line = self._line, partial(bar.console.print, markup=False, highlight=False, soft_wrap=True)
 
             def told(stage: str, done: int, of: int) -> None:
                 bar.update(task, completed=done, total=of or None, description=f"{what} {stage}".strip())
 
-            yield told
+            try:
+                yield told
+            finally:
+                self._line = before
 
 
 def each(paths: Sequence[Path], names: Sequence[str], one: Callable[[Path, str], str], talk: Talk) -> int:
@@ -80,7 +90,7 @@ def each(paths: Sequence[Path], names: Sequence[str], one: Callable[[Path, str],
                 line = one(path, name)
             except BadInput as error:
                 failed += 1
-                click.echo(f"ovseg: image {number}/{len(paths)} {path}: {' '.join(str(error).split())}", err=True)
+                talk.fail(f"ovseg: image {number}/{len(paths)} {path}: {' '.join(str(error).split())}")
             else:
                 talk.picture(f"image {number}/{len(paths)} {path}: {line}")
     return failed

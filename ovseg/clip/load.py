@@ -88,6 +88,8 @@ def load(
         return _of_architecture(architecture, Path(file).expanduser(), spec, place, allow_pickle)
     if Path(spec).suffix.lower() in CHECKPOINT_SUFFIXES:
         return _described(Path(spec).expanduser(), spec, place, allow_pickle)
+    if Path(spec).expanduser().exists():
+        raise BadUsage(f"a checkpoint ends in {', '.join(CHECKPOINT_SUFFIXES)}: {spec} does not")
     return _tagged(spec, place, allow_pickle)
 
 

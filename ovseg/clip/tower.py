@@ -90,7 +90,7 @@ def finish(
 
 def dense_tokens(
     tower: Tower,
-    pixels: Float[Tensor, "b 3 height width"],
+    pixels: Tensor,
     method: str = "maskclip-reduced",
     *,
     positions: str = "bicubic",
@@ -101,6 +101,11 @@ def dense_tokens(
     tower's own mean and standard deviation. Works under any grad mode, so a gradient can flow where a caller wants
     one. Raises `UnknownName` for a method that no row has, `UnsupportedTower` for a tower that cannot be walked.
     """
+    if pixels.ndim != 4 or pixels.shape[1] != 3 or not pixels.is_floating_point() or not len(pixels):
+        raise BadInput(
+            "pixels must be (batch, 3, height, width) and normalised floats: got "
+            f"{list(pixels.shape)} of {str(pixels.dtype).removeprefix('torch.')}"
+        )
     visual = tower.visual if isinstance(getattr(tower, "visual", None), nn.Module) else tower
     check(visual, method)
     grid = grid_of(visual, pixels)

@@ -1,7 +1,8 @@
 """The pre-label job: a folder of pictures into first-draft annotations, begun again as often as need be.
 
     OUT/job.json           what was asked; another question in the same folder is refused
-    OUT/parts/NAME.json    one picture's answer, written whole or not at all: a finished picture is never done again
+    OUT/parts/NAME.json    one picture's answer, written whole or not at all: a finished picture is done again only
+                           if its bytes changed
     OUT/failures.jsonl     the pictures of the last run that could not be used, and why; the next run tries them again
     OUT/FORMAT/            the annotations, made from all parts, in the order of their paths
     OUT/written.json       digests of these, by which a file that a person has changed since is known
@@ -10,6 +11,7 @@ A job that is stopped anywhere goes on when it is called again, and ends with th
 The networks are the caller's: the job gets a function from a picture's path to its `Segmentation`.
 """
 
+import glob
 import hashlib
 import json
 import time
@@ -41,7 +43,10 @@ class Outcome:
 
 @dataclass(frozen=True)
 class Summary:
-    """A run in numbers: pictures by state, and regions a name and empty pictures over all parts of the job."""
+    """A run in numbers: pictures by state, and regions a name and empty pictures over all parts of the job.
+
+    `gone` counts parts whose picture is no longer there: they are kept, and left out of the annotations.
+    """
 
     done: int
     skipped: int
@@ -49,6 +54,7 @@ class Summary:
     seconds: float
     regions: Mapping[str, int] = field(default_factory=dict)
     empty: int = 0
+    gone: int = 0
     written: tuple[Path, ...] = ()
     failures: Path | None = None
 
@@ -106,13 +112,17 @@ def run(
         rows = export.save(out / "failures.jsonl", "".join(f"{line}\n" for line in lines).encode("utf-8", "replace"))
     regions: dict[str, int] = {row["name"]: 0 for row in asked.get("names", ())}
     empty = 0
+    gone = 0
     for part in _parts(out):
+        if not _is_there(part, root):
+            gone += 1
+            continue
         empty += not part["regions"]
         for region in part["regions"]:
             regions[region["name"]] = regions.get(region["name"], 0) + 1
     written = _write(out, formats, root)
-    return Summary(**counts, seconds=time.perf_counter() - start, regions=regions, empty=empty, written=tuple(written),
-                   failures=rows if failures else None)  # fmt: skip
+    return Summary(**counts, seconds=time.perf_counter() - start, regions=regions, empty=empty, gone=gone,
+                   written=tuple(written), failures=rows if failures else None)  # fmt: skip
 
 
 def _claim(out: Path, asked: Mapping[str, Any]) -> None:
@@ -167,7 +177,9 @@ def _key(path: Path, root: Path | None) -> str:
 
 
 def _one(key: str, path: Path, segment: Callable[[Path], Segmentation], folder: Path) -> Outcome:
-    name = f"{export.file_names([key])[0]}-{hashlib.sha256(key.encode('utf-8', 'surrogateescape')).hexdigest()[:12]}"
+    """A part is known by the picture's path and its bytes: a picture that was changed since is done again."""
+    stem = f"{export.file_names([key])[0]}-{hashlib.sha256(key.encode('utf-8', 'surrogateescape')).hexdigest()[:12]}"
+    name = f"{stem}.{_digest(path)[:12] if path.is_file() else 'none'}"
     if (folder / f"{name}.json").is_file():
         return Outcome(path, "skipped")
     start = time.perf_counter()
@@ -180,7 +192,14 @@ def _one(key: str, path: Path, segment: Callable[[Path], Segmentation], folder: 
             path, "failed", time.perf_counter() - start, f"{path} needs more memory than there is: shrink it"
         )
     export.WRITERS["json"]([export.Result(key, found, name=name)], folder)
+    for file in folder.glob(f"{glob.escape(stem)}.*.json"):
+        if file.name != f"{name}.json":
+            file.unlink()  # of the picture as it was before
     return Outcome(path, "done", time.perf_counter() - start, segmentation=found)
+
+
+def _is_there(part: Mapping[str, Any], root: Path | None) -> bool:
+    return (root / part["path"] if root is not None else Path(part["path"])).is_file()
 
 
 def _parts(out: Path) -> Iterator[dict[str, Any]]:
@@ -214,13 +233,17 @@ def _write(out: Path, formats: Sequence[str], root: Path | None) -> list[Path]:
                 "the same job again (all pictures are done)"
             )
     written: list[Path] = []
+
+    def parts() -> Iterator[dict[str, Any]]:
+        return (part for part in _parts(out) if _is_there(part, root))
+
     for format in formats:
         if format in TOGETHER:
-            results = [export.Result(part["path"], _segmentation(part, painted=False)) for part in _parts(out)]
+            results = [export.Result(part["path"], _segmentation(part, painted=False)) for part in parts()]
             written += export.write(results, format, out / format)
             continue
-        stems = iter(export.file_names([part["path"] for part in _parts(out)]))
-        for part in _parts(out):
+        stems = iter(export.file_names([part["path"] for part in parts()]))
+        for part in parts():
             needed = format in export.NEEDS_PICTURE
             picture = images.read((root / part["path"]) if root is not None else part["path"]) if needed else None
             result = export.Result(part["path"], _segmentation(part, painted=True), picture, name=next(stems))

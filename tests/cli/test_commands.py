@@ -183,6 +183,40 @@ def test_label_goes_on_where_it_was(run: Any, tmp_path: Path) -> None:
     assert "1 done, 2 done before, 0 failed" in err
 
 
+def test_label_sees_what_changed_and_refuses_another_folder(run: Any, tmp_path: Path) -> None:
+    for folder in ("one", "two"):
+        (tmp_path / folder).mkdir()
+    Image.new("RGB", (40, 30), "red").save(tmp_path / "one" / "a.png")
+    Image.new("RGB", (44, 33), "blue").save(tmp_path / "one" / "b.png")
+    Image.new("RGB", (50, 60), "red").save(tmp_path / "two" / "a.png")
+    assert run("label", "one", "-p", "apple", "-o", "drafts")[0] == 0
+    code, _, err = run("label", "two", "-p", "apple", "-o", "drafts")
+    assert code == 2 and "asked something else (folder was" in err
+    Image.new("RGB", (64, 48), "green").save(tmp_path / "one" / "a.png")  # another picture under the same name
+    (tmp_path / "one" / "b.png").unlink()
+    code, _, err = run("label", "one", "-p", "apple", "-o", "drafts")
+    assert code == 0 and "1 done, 0 done before" in err and "1 pictures are no longer there" in err
+    images = json.loads((tmp_path / "drafts" / "coco" / "annotations.json").read_bytes())["images"]
+    assert [(image["file_name"], image["width"]) for image in images] == [("a.png", 64)]
+
+
+def test_own_output_is_never_taken_for_a_picture(run: Any, tmp_path: Path) -> None:
+    (tmp_path / "in").mkdir()
+    Image.new("RGB", (40, 30), "red").save(tmp_path / "in" / "a.png")
+    assert run("segment", "in", "-p", "apple", "-o", "in")[0] == 0
+    code, out, err = run("segment", "in", "-p", "apple", "--json")
+    assert code == 0 and len(out.splitlines()) == 1 and "a.overlay.png" in err
+    code, out, _ = run("segment", "in/a.overlay.png", "-p", "apple", "--json")
+    assert code == 0 and len(out.splitlines()) == 1  # named outright
+
+
+def test_a_mistyped_path_leaves_earlier_results_alone(run: Any, tmp_path: Path) -> None:
+    assert run("segment", EXAMPLE, "-p", "apple", "-o", "x")[0] == 0
+    before = (tmp_path / "x" / "annotations.json").read_bytes()
+    assert run("segment", "nope.png", "-p", "apple", "-o", "x")[0] == 1
+    assert (tmp_path / "x" / "annotations.json").read_bytes() == before
+
+
 def test_weights_and_check(run: Any) -> None:
     code, out, _ = run("weights", "list")
     assert code == 0 and "tiny-clip" in out and "sam-vit-h" in out

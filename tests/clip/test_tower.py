@@ -185,6 +185,15 @@ def test_unknown_method_and_pixels_below_a_patch_say_so(visual: nn.Module) -> No
         tower.dense_tokens(visual, PIXELS[:, :, :7], "naclip")
 
 
+@pytest.mark.parametrize(
+    "pixels",
+    [PIXELS[0], PIXELS[:, :1], PIXELS[:0], (PIXELS * 9).to(torch.uint8), torch.zeros(2, 48, 80, 3)],
+)
+def test_pixels_of_another_shape_or_type_get_a_sentence(visual: nn.Module, pixels: Tensor) -> None:
+    with pytest.raises(BadInput, match=r"pixels must be \(batch, 3, height, width\) and normalised floats: got \["):
+        tower.dense_tokens(visual, pixels, "naclip")
+
+
 def test_rows_are_checked_when_made() -> None:
     for make in (
         lambda: Term("qv"),
