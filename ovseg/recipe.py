@@ -6,7 +6,7 @@ misspelt method is an error before any network loads. `fingerprint` changes when
 
 import hashlib
 import json
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, field, fields, replace
 from types import MappingProxyType
 from typing import Any
@@ -24,9 +24,10 @@ UNCOVERED = ("dense", "none")
 class Recipe:
     """How a picture is read, how words become rows, and how scores become labels.
 
-    Sizes are pixels; `crop`, `stride` as in `clip.dense.Reading`. `scale` multiplies cosines before the softmax.
-    `threshold` is the least posterior of a label, in [0, 1]. `min_area` is the share of the picture below which a
-    region is dropped. `model` is a name that `clip.load` opens and `sam` a row of the weights' manifest, or empty.
+    Sizes are pixels; `crop`, `stride` and `scales` as in `clip.dense.Reading`. `scale` multiplies cosines before the
+    softmax. `threshold` is the least posterior of a label, in [0, 1]. `min_area` is the share of the picture below
+    which a region is dropped. `model` is a name that `clip.load` opens and `sam` a row of the weights' manifest, or
+    empty.
     """
 
     name: str = "own"
@@ -38,6 +39,7 @@ class Recipe:
     long_side: int = 2048
     crop: int = 0
     stride: int = 0
+    scales: Sequence[float | int] = (1.0,)
     templates: str = "openai80"
     negatives: str = "scene"
     scale: float = 40.0
@@ -52,6 +54,7 @@ class Recipe:
     min_area: float = 0.0
 
     def __post_init__(self) -> None:
+        object.__setattr__(self, "scales", tuple(float(scale) for scale in self.scales))  # JSON gives a list
         last_block(self.method)
         _ = self.reading  # made once, to check the protocol and the sizes
         if self.templates not in prompts.TEMPLATES:
@@ -80,7 +83,8 @@ class Recipe:
     @property
     def reading(self) -> Reading:
         """The part that the image side depends on."""
-        return Reading(self.method, self.protocol, self.short_side, self.crop, self.stride, self.long_side)
+        sizes = (self.short_side, self.crop, self.stride, self.long_side, tuple(float(scale) for scale in self.scales))
+        return Reading(self.method, self.protocol, *sizes)
 
     @property
     def image_side(self) -> str:
@@ -104,6 +108,7 @@ class Recipe:
     def to_dict(self) -> dict[str, Any]:
         """Names and numbers only, ready for JSON."""
         return {entry.name: getattr(self, entry.name) for entry in fields(self)} | {
+            "scales": list(self.scales),
             "proposer_options": dict(self.proposer_options),
             "encoder_options": dict(self.encoder_options),
         }
@@ -138,11 +143,13 @@ PRESETS: Mapping[str, Recipe] = MappingProxyType(
         "tiny": Recipe(
             name="tiny",
             model="tiny",
-            short_side=288,
+            short_side=200,
             crop=-1,
+            scales=(0.6, 0.8, 1, 1.2),  # 3 to 4 mIoU more than one size, on drawings of a style never seen
             templates="few",
-            scale=20.0,
-            threshold=0.3,
+            negatives="word",
+            scale=40.0,
+            threshold=0.5,  # absent names below 5 % of the pixels there
             min_area=0.0005,
         ),
         "mobile": Recipe(

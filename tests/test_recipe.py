@@ -17,7 +17,8 @@ def test_every_choice_moves_the_fingerprint() -> None:
     base = Recipe()
     other = {
         "name": "x", "model": "ViT-B-16/openai", "sam": "sam-vit-b", "method": "naclip", "protocol": "paper",
-        "short_side": 224, "long_side": 1024, "crop": -1, "stride": 64, "templates": "simple", "negatives": "word",
+        "short_side": 224, "long_side": 1024, "crop": -1, "stride": 64, "scales": (0.5, 1),
+        "templates": "simple", "negatives": "word",
         "scale": 50.0, "probability": "rows", "threshold": 0.5, "proposer": "felzenszwalb",
         "proposer_options": {}, "encoder": "crop", "encoder_options": {},
         "overlap": "smallest", "uncovered": "none", "min_area": 0.01,

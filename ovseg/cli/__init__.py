@@ -28,7 +28,7 @@ def app() -> None:
 
     \b
     Examples:
-      ovseg segment example:breakfast -p apple -p banana -o out     the bundled model on a bundled picture
+      ovseg segment example:meadow -p cow -p dog -o out             the bundled model on a bundled picture
       ovseg segment photo.jpg -p cat -p "dog=dog|puppy" --json      regions as JSON, nothing written
       ovseg label pictures/ -p bolt -p nut -o drafts                a folder into COCO annotations, resumable
     """

@@ -54,7 +54,7 @@ def segment(
 
     \b
     Examples:
-      ovseg segment example:breakfast -p apple -p banana -p cup -o out
+      ovseg segment example:meadow -p cow -p sheep -p dog -o out
       ovseg segment *.jpg -p cat -p "dog=dog|puppy" --threshold 0.4 --threshold dog=0.3
       ovseg segment photo.png --prompts names.yaml --json > regions.jsonl
     """

@@ -10,7 +10,7 @@ thresholds and policies are asked of the result.
 """
 
 from collections.abc import Callable, Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import numpy as np
 import torch
@@ -23,6 +23,7 @@ from ovseg.clip import tower
 from ovseg.clip.attention import last_block
 from ovseg.clip.load import Clip
 from ovseg.errors import BadUsage, UnknownName
+from ovseg.raster import upsample
 from ovseg.types import DenseFeatures, Windows
 
 PROTOCOLS = ("fast", "paper")
@@ -37,7 +38,8 @@ class Reading:
     """How a picture is read: all sizes in pixels.
 
     `crop` 0 is the tower's own size, -1 the whole picture in one window; `stride` 0 is half a crop. Under "fast" crop
-    and stride are rounded to the patch.
+    and stride are rounded to the patch, and the picture is read at each of `scales` times the short side: unit features
+    of all of them are averaged on the finest grid and made unit again.
     """
 
     method: str = "maskclip-reduced"
@@ -46,9 +48,12 @@ class Reading:
     crop: int = 0
     stride: int = 0
     long_side: int = 2048
+    scales: tuple[float, ...] = (1.0,)
 
     def __post_init__(self) -> None:
         last_block(self.method)
+        if not self.scales or min(self.scales) <= 0 or (self.protocol == "paper" and self.scales != (1.0,)):
+            raise BadUsage(f"scales are positive numbers, and 1 alone under the paper protocol: got {self.scales}")
         if self.protocol not in PROTOCOLS:
             raise UnknownName.of("protocol", self.protocol, PROTOCOLS)
         if self.short_side < SHORTEST_SIDE or self.long_side < self.short_side:
@@ -84,6 +89,8 @@ def encode(
     """
     reading = reading or Reading()
     tower.check(clip.visual, reading.method)
+    if len(reading.scales) > 1 or reading.scales[0] != 1:
+        return _at_scales(clip, pictures, reading, progress)
     layouts = [_lay_out(clip, picture, reading) for picture in pictures]
     tokens: list[list[Tensor]] = [[] for _ in pictures]
     wholes: list[list[Tensor]] = [[] for _ in pictures]
@@ -114,6 +121,26 @@ def encode_images(clip: Clip, pictures: Sequence[UInt8[np.ndarray, "_ _ 3"]]) ->
             vectors = clip.model.encode_image(batch.to(clip.device))
             rows.append(F.normalize(vectors.float(), dim=-1).cpu().numpy())
     return np.concatenate(rows) if rows else np.zeros((0, int(clip.visual.output_dim)), np.float32)
+
+
+def _at_scales(
+    clip: Clip, pictures: Sequence[UInt8[np.ndarray, "_ _ 3"]], reading: Reading, progress: Progress | None
+) -> list[DenseFeatures]:
+    """Each scale on its own, then unit features averaged on the grid of the largest."""
+    several = []
+    for scale in reading.scales:
+        side = max(SHORTEST_SIDE, round(reading.short_side * scale))
+        one = replace(reading, short_side=side, long_side=max(side, round(reading.long_side * scale)), scales=(1.0,))
+        several.append(encode(clip, pictures, one, progress=progress))
+    out = []
+    for found in zip(*several, strict=True):
+        rows, cols = max(features.grid for features in found)
+        total = np.sum([upsample(features.vectors, rows, cols) for features in found], axis=0)
+        whole = np.sum([features.whole for features in found], axis=0)
+        unit = total / np.linalg.norm(total, axis=0).clip(1e-12)
+        own = whole / max(float(np.linalg.norm(whole)), 1e-12)
+        out.append(replace(found[0], vectors=unit.astype(np.float32), whole=own.astype(np.float32)))
+    return out
 
 
 def _lay_out(clip: Clip, picture: UInt8[np.ndarray, "h w 3"], reading: Reading) -> _Layout:

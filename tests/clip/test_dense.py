@@ -110,6 +110,21 @@ def test_progress_counts_windows(clip: Clip) -> None:
     assert seen[-1][0] == seen[-1][1] > 2
 
 
+def test_scales_are_averaged_on_the_finest_grid(clip: Clip) -> None:
+    base = Reading("sclip", short_side=48, crop=-1)
+    (got,) = encode(clip, [WIDE], Reading("sclip", short_side=48, crop=-1, scales=(1.0, 1.5)))
+    coarse, fine = (encode(clip, [WIDE], one)[0] for one in (base, Reading("sclip", short_side=72, crop=-1)))
+    assert got.grid == fine.grid == (9, 15) and (got.height, got.width) == (48, 80)
+    spread = torch.nn.functional.interpolate(torch.from_numpy(coarse.vectors)[None], (9, 15), mode="bilinear")[0]
+    wanted = torch.nn.functional.normalize(spread + torch.from_numpy(fine.vectors), dim=0)
+    np.testing.assert_allclose(got.vectors, wanted, atol=1e-5)
+    own = coarse.whole + fine.whole
+    np.testing.assert_allclose(got.whole, own / np.linalg.norm(own), atol=1e-5)
+    (same,) = encode(clip, [WIDE], Reading("sclip", short_side=72, crop=-1, scales=(1.0,)))
+    (other,) = encode(clip, [WIDE], Reading("sclip", short_side=48, crop=-1, scales=(1.5,)))
+    np.testing.assert_allclose(other.vectors, same.vectors, atol=1e-5)
+
+
 def test_readings_are_checked_when_made(clip: Clip) -> None:
     with pytest.raises(UnknownName, match="protocol must be one of fast, paper"):
         Reading(protocol="quick")
@@ -117,5 +132,7 @@ def test_readings_are_checked_when_made(clip: Clip) -> None:
         Reading(short_side=3)
     with pytest.raises(BadUsage, match="crop is -1, 0 or pixels"):
         Reading(crop=-2)
+    with pytest.raises(BadUsage, match="1 alone under the paper protocol"):
+        Reading(protocol="paper", scales=(1.0, 2.0))
     with pytest.raises(UnsupportedTower):
         encode(tiny.clip(pool_type="avg"), [WIDE])
