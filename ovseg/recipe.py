@@ -150,7 +150,7 @@ PRESETS: Mapping[str, Recipe] = MappingProxyType(
             negatives="word",
             scale=40.0,
             threshold=0.5,  # absent names below 5 % of the pixels there
-            min_area=0.0005,
+            min_area=0.002,
         ),
         "mobile": Recipe(
             name="mobile", model="ViT-B-32/openai", method="naclip", proposer="felzenszwalb", threshold=0.2

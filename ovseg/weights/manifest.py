@@ -94,10 +94,34 @@ def _sam(name: str, file: str, size: int, sha256: str, what: str) -> WeightFile:
 
 
 _ROWS = (
-    _tiny("tiny-clip", "clip.safetensors", 0, "", "the bundled CLIP: everyday things, trained for ovseg"),
-    _tiny("tiny-clip-config", "clip.json", 0, "", "its widths and depths"),
-    _tiny("tiny-clip-bpe", "bpe.txt.gz", 0, "", "its tokenizer's merges"),
-    _tiny("tiny-clip-names", "names.json", 0, "", "the names and synonyms that it was taught"),
+    _tiny(
+        "tiny-clip",
+        "clip.safetensors",
+        7_529_442,
+        "5656fb2f28b35dccadc4c497ec9f2b14d45464f3ea62913ae1e5297ab3e34951",
+        "the bundled CLIP: everyday things, trained for ovseg",
+    ),
+    _tiny(
+        "tiny-clip-config",
+        "clip.json",
+        459,
+        "f3cc4cfe59ea6765304af32d8dc5917c1ae88f24674195828066a7eba0da05b0",
+        "its widths and depths",
+    ),
+    _tiny(
+        "tiny-clip-bpe",
+        "bpe.txt.gz",
+        12_570,
+        "3447a50dcb8e71ab184107522e6867409ba84c43f68189438147f4665e59f03a",
+        "its tokenizer's merges",
+    ),
+    _tiny(
+        "tiny-clip-names",
+        "names.json",
+        17_761,
+        "c9d46316fff194f993eafa882d115b5f0d9894fa1c35af93c15d61e0446c02f8",
+        "the names and synonyms that it was taught",
+    ),
     _openai_hub(
         "clip-vit-b16-openai",
         "vit_base_patch16_clip_224.openai",

@@ -139,7 +139,9 @@ def test_broken_checkpoints_end_with_code_three(run: Any, tmp_path: Path) -> Non
     code, _, err = run("segment", EXAMPLE, "-p", "apple", "--model", tmp_path / "clip.safetensors", "--json")
     assert code == 3 and "lacks visual.ln_post.bias" in err
     (tmp_path / "w" / "tiny").mkdir(parents=True)
-    save_file(state, tmp_path / "w" / "tiny" / "clip.safetensors")
+    flipped = bytearray((tiny / "clip.safetensors").read_bytes())
+    flipped[-1] ^= 1
+    (tmp_path / "w" / "tiny" / "clip.safetensors").write_bytes(flipped)
     code, _, err = run("segment", EXAMPLE, "-p", "apple", "--model", "tiny", "--weights", tmp_path / "w", "--json")
     assert code == 3 and "sha256" in err
 
