@@ -46,9 +46,13 @@ class Encoding:
 class Pipeline:
     """Open networks with a recipe. Safe to use from several threads; holds no picture.
 
-    >>> pipe = Pipeline.open("tiny")                                          # doctest: +SKIP
-    >>> encoding = pipe.encode("desk.jpg")                                    # doctest: +SKIP
-    >>> pipe.segment(encoding, ["cup", {"screen": ["monitor", "laptop"]}])    # doctest: +SKIP
+    >>> pipe = Pipeline.open("tiny", cache=None)
+    >>> encoding = pipe.encode(weights.bundled("demo/examples") / "meadow.jpg")
+    >>> encoding
+    Encoding(448x640 px, 20x29 cells, 0 regions)
+    >>> shares = pipe.segment(encoding, ["cow", {"dog": ["dog", "puppy"]}]).shares
+    >>> shares["cow"] > 0.02 and shares["dog"] > 0.02
+    True
     """
 
     def __init__(self, recipe: Recipe, clip: Clip, sam: object | None = None, cache: Path | None = None) -> None:

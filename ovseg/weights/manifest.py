@@ -54,8 +54,8 @@ _SAM = "https://dl.fbaipublicfiles.com/segment_anything"
 _MIT_MIRROR = "MIT (OpenAI's repository; the hub page of this copy says Apache-2.0)"
 
 
-def _tiny(name: str, file: str, size: int, sha256: str, what: str) -> WeightFile:
-    return WeightFile(name, "bundled", "tiny", file, "Apache-2.0", what, "", size, sha256, saved_as=f"tiny/{file}")
+def _tiny(name: str, file: str, size: int, sha256: str, what: str, licence: str = "Apache-2.0") -> WeightFile:
+    return WeightFile(name, "bundled", "tiny", file, licence, what, "", size, sha256, saved_as=f"tiny/{file}")
 
 
 def _openai_hub(name: str, repository: str, revision: str, size: int, sha256: str, pixels: int) -> WeightFile:
@@ -114,6 +114,7 @@ _ROWS = (
         12_570,
         "3447a50dcb8e71ab184107522e6867409ba84c43f68189438147f4665e59f03a",
         "its tokenizer's merges",
+        "MIT",
     ),
     _tiny(
         "tiny-clip-names",
