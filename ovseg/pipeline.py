@@ -89,8 +89,9 @@ class Pipeline:
             sam_file = weights.path(chosen.sam, folder) if chosen.sam else None
             clip = load.load(chosen.model, device=device, folder=folder, allow_pickle=allow_pickle)
         except MissingWeights as error:
-            if chosen.name not in PRESETS:
-                raise
+            usual = PRESETS.get(chosen.name)
+            if usual is None or needed_weights(usual) != needed_weights(chosen):
+                raise  # another model was put in: the preset's files would not help
             raise MissingWeights(
                 f"{error}; `ovseg weights pull {chosen.name}` brings all that {chosen.name} needs"
             ) from error

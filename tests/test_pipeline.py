@@ -167,6 +167,9 @@ def test_a_preset_is_that_preset_or_an_error(monkeypatch: pytest.MonkeyPatch, tm
     monkeypatch.setenv("OVSEG_WEIGHTS", str(tmp_path))
     with pytest.raises(MissingWeights, match="ovseg weights pull"):
         Pipeline.open("base")
+    with pytest.raises(MissingWeights) as missing:
+        Pipeline.open("base", sam="", proposer="none", model="ViT-B-32@gone.safetensors", proposer_options={})
+    assert "brings all that" not in str(missing.value)
     with pytest.raises(UnknownName, match="Did you mean 'tiny'"):
         Pipeline.open("tinny")
     with pytest.raises(MissingDevice):
