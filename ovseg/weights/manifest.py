@@ -93,6 +93,21 @@ def _sam(name: str, file: str, size: int, sha256: str, what: str) -> WeightFile:
     return WeightFile(name, "https", _SAM, file, "Apache-2.0", what, "", size, sha256, input_size=1024, pickle=True)
 
 
+def _dino(name: str, folder: str, file: str, size: int, sha256: str, what: str, pixels: int = 224) -> WeightFile:
+    return WeightFile(
+        name=name,
+        source="https",
+        location=f"https://dl.fbaipublicfiles.com/{folder}",
+        file=file,
+        bytes=size,
+        sha256=sha256,
+        licence="Apache-2.0",
+        what=what,
+        input_size=pixels,
+        pickle=True,
+    )
+
+
 _ROWS = (
     _tiny(
         "tiny-clip",
@@ -230,6 +245,31 @@ _ROWS = (
         what="Segment Anything with the small TinyViT image encoder (vit_t)",
         input_size=1024,
         pickle=True,
+    ),
+    _dino(
+        "dino-vit-b8",
+        "dino/dino_vitbase8_pretrain",
+        "dino_vitbase8_pretrain.pth",
+        343_279_349,
+        "575f0efc4838938314afa09897a62ed2b87919928b5edcd133abb907328995eb",
+        "DINO ViT-B/8, a guide of other networks' attention",
+    ),
+    _dino(
+        "dino-vit-b16",
+        "dino/dino_vitbase16_pretrain",
+        "dino_vitbase16_pretrain.pth",
+        343_242_485,
+        "bf34ad0f424b9029b593e8dc3ed553bf26e88bcba0d32bf3e62a6209cb64c85e",
+        "DINO ViT-B/16, a guide of other networks' attention",
+    ),
+    _dino(
+        "dinov2-reg-vit-b14",
+        "dinov2/dinov2_vitb14",
+        "dinov2_vitb14_reg4_pretrain.pth",
+        346_393_545,
+        "73182a088cf94833c94b1666d1c99e02fe87e2007bff57b564fb6206e25dba71",
+        "DINOv2 ViT-B/14 with four register tokens, a guide",
+        518,
     ),
 )
 
