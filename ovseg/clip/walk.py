@@ -10,7 +10,7 @@ computes the unchanged blocks (`Prefix`) needs to give tokens and nothing else.
 patches). The other families are drawn beside this file.
 """
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, Protocol, TypeAlias, runtime_checkable
 
@@ -25,6 +25,16 @@ Tower: TypeAlias = Any  # an nn.Module of upstream's, whose parts are read by na
 
 POSITIONS = ("bicubic", "scale01", "antialias", "bilinear")
 OF = 12  # blocks of the towers that published layer numbers speak of
+
+# What a row may need and a tower may lack (`Walk.refuses`)
+FEATURES = {
+    "attention": "the last block's attention can be changed; without it the tower's own forward (vanilla) is all",
+    "residual": "the last block adds to its input",
+    "mlp": "the last block ends in an MLP",
+    "own": "token 0 is the image's own",
+    "layers": "there are blocks of the same kind before the last one",
+    "linear": "a sum over heads goes through `out` as the sum of its parts, so that they can be told apart",
+}
 
 
 @runtime_checkable
@@ -53,6 +63,10 @@ class Walk(Protocol):
     def patch(self) -> tuple[int, int]: ...
     @property
     def native(self) -> tuple[int, int]: ...
+    @property
+    def refuses(self) -> Mapping[str, str]:
+        """What this tower lacks of `FEATURES`, each with the sentence that says why; empty where all is there."""
+        ...
 
     def enter(self, pixels: Float[Tensor, "b 3 height width"], positions: str) -> Float[Tensor, "b n embed"]:
         """The tokens that enter block 1."""
@@ -125,6 +139,10 @@ class Vit:
     @property
     def native(self) -> tuple[int, int]:
         return pair(self.tower.grid_size)
+
+    @property
+    def refuses(self) -> Mapping[str, str]:
+        return {}
 
     def enter(self, pixels: Float[Tensor, "b 3 height width"], positions: str) -> Float[Tensor, "b n embed"]:
         tower = self.tower
@@ -250,4 +268,4 @@ def _own_alone(walk: Vit, last: Tensor) -> Tensor:
     return finished
 
 
-__all__ = ["OF", "POSITIONS", "Prefix", "Tower", "Vit", "Walk", "layer", "packed", "pair", "resampled"]
+__all__ = ["FEATURES", "OF", "POSITIONS", "Prefix", "Tower", "Vit", "Walk", "layer", "packed", "pair", "resampled"]
