@@ -114,15 +114,16 @@ class Guide:
         """
         if self.row.walk != "sam":
             raise BadUsage(f"the last attention is SAM's alone: this guide is {self.name}")
+        from segment_anything.utils.transforms import ResizeLongestSide
+
         encoder = _encoder(self.network)
-        height, width = pictures.shape[-2:]
-        longer = encoder.img_size / max(height, width)
-        size = (max(1, int(height * longer + 0.5)), max(1, int(width * longer + 0.5)))
-        small = F.interpolate(pictures.float(), size, mode="bilinear", align_corners=False, antialias=True)
-        own = normalised(small.round().clamp(0, 255).to(torch.uint8), self.mean, self.std).to(self.device)
-        square = F.pad(own, (0, encoder.img_size - size[1], 0, encoder.img_size - size[0]))
+        shrink = ResizeLongestSide(encoder.img_size)
+        resized = [torch.from_numpy(shrink.apply_image(one.permute(1, 2, 0).cpu().numpy())) for one in pictures]
+        own = normalised(torch.stack(resized).permute(0, 3, 1, 2), self.mean, self.std).to(self.device)
+        height, width = own.shape[-2:]
+        square = F.pad(own, (0, encoder.img_size - width, 0, encoder.img_size - height))
         patch = pair(encoder.patch_embed.proj.kernel_size)
-        return sam_attention(encoder, square, (max(1, size[0] // patch[0]), max(1, size[1] // patch[1])))
+        return sam_attention(encoder, square, (max(1, height // patch[0]), max(1, width // patch[1])))
 
 
 def normalised(

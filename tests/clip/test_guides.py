@@ -31,6 +31,7 @@ SIZES = {
         "no_embed_class": True,
         "init_values": 1e-5,
     },
+    "normed before, native wide": {"patch_size": 8, "img_size": (40, 56), "pre_norm": True},
 }
 
 
@@ -189,21 +190,24 @@ def test_sam_attention_times_its_values_is_the_last_blocks_own_answer() -> None:
     assert torch.equal(encoder(own), before)
 
 
-def test_sam_attention_of_a_wide_picture_is_that_of_the_padded_square_cut_to_the_picture() -> None:
+@pytest.mark.parametrize(("height", "width", "grid"), [(48, 80, (9, 16)), (600, 400, (16, 10))])
+def test_sam_attention_is_that_of_the_padded_square_cut_to_the_picture(
+    height: int, width: int, grid: tuple[int, int]
+) -> None:
     sam = narrow_sam()
-    picture = tiny.picture(48, 80)
+    picture = np.random.default_rng(2).integers(0, 256, (height, width, 3), np.uint8)
     predictor = SamPredictor(sam)
     predictor.set_image(picture)
     high, wide = predictor.input_size
     attention, values = sam_guide(sam).last_attention(torch.from_numpy(picture).permute(2, 0, 1)[None])
     rows, cols = high // 16, wide // 16
-    assert (rows, cols) == (9, 16) and values.shape == (1, 2, rows, cols, 12)
+    assert (rows, cols) == grid and values.shape == (1, 2, rows, cols, 12)
     resized = predictor.transform.apply_image(picture)
     square = sam.preprocess(torch.from_numpy(resized).permute(2, 0, 1).float()[None])
     whole, every = guides.sam_attention(sam.image_encoder, square, (16, 16))
     cut = whole.view(1, 2, 16, 16, 16, 16)[:, :, :rows, :cols, :rows, :cols].reshape(attention.shape)
-    torch.testing.assert_close(attention, cut, rtol=0, atol=1e-4)  # Pillow and torch round a byte apart now and then
-    torch.testing.assert_close(values, every[:, :, :rows, :cols], rtol=0, atol=2e-2)
+    torch.testing.assert_close(attention, cut, rtol=0, atol=1e-6)
+    torch.testing.assert_close(values, every[:, :, :rows, :cols], rtol=0, atol=1e-5)
     assert bool(((attention.sum(dim=-1) > 0.2) & (attention.sum(dim=-1) < 0.999)).all())
 
 
@@ -250,6 +254,8 @@ def test_rows_name_networks_of_timm_and_files_of_the_manifest() -> None:
         if row.walk == "vit":
             assert timm.is_model(row.architecture) and row.weights
             assert all(MANIFEST[weight].licence == "Apache-2.0" for weight in row.weights)
+            alike = [other for other in GUIDES.values() if other.architecture == row.architecture]
+            assert {other.positions for other in alike} == {row.positions}  # one network, whatever is read of it
 
 
 @pytest.mark.parametrize(
