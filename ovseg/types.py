@@ -8,17 +8,17 @@ A `Segmentation` keeps the `Evidence` that it was made from (the scaled cosine o
 that a threshold can be asked again, exactly, without any network.
 """
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from typing import Any, Protocol, runtime_checkable
 
 import numpy as np
-from jaxtyping import Bool, Float, Float32, Int, Int16, Int32, Shaped, UInt8
+from jaxtyping import Bool, Float, Float32, Int, Int16, Shaped, UInt8
 
 from ovseg.errors import BadInput, BadUsage
-from ovseg.raster import Rle, areas, decode_rle, encode_rle, palette, pick, posterior, rles_of, split, upsample
-
-TILE_BYTES = 64 << 20  # an up-sampled tile of all prompt rows stays below this
+from ovseg.evidence import Evidence
+from ovseg.head import answer
+from ovseg.raster import Rle, areas, decode_rle, encode_rle, palette, rles_of, split, upsample
 
 
 @runtime_checkable
@@ -202,73 +202,13 @@ class Regions:
 
 
 @dataclass(frozen=True, eq=False)
-class Evidence:
-    """What a `Segmentation` was decided from: enough to decide again at another threshold, exactly.
-
-    `rows` are scaled cosines of every prompt row in every cell. `parts` gives each pixel the proposal that owns it (-1:
-    none) and `part_rows` that proposal's scaled cosines; where a proposal owns a pixel, its scores decide. `uncovered`
-    says who decides elsewhere: "dense" (the cells) or "none" (nobody: unlabelled).
-    """
-
-    height: int
-    width: int
-    owner: Int[np.ndarray, " rows"]
-    rows: Float32[np.ndarray, "rows r c"]
-    thresholds: Float32[np.ndarray, " names"]
-    probability: str = "names"
-    parts: Int32[np.ndarray, "height width"] | None = None
-    part_rows: Float32[np.ndarray, "parts rows"] | None = None
-    part_quality: Float32[np.ndarray, " parts"] | None = None
-    uncovered: str = "dense"
-    min_area: int = 0
-
-    def __post_init__(self) -> None:
-        if self.probability not in ("names", "rows"):
-            raise BadUsage(f"probability must be names or rows: got {self.probability!r}")
-        if self.uncovered not in ("dense", "none"):
-            raise BadUsage(f"uncovered must be dense or none: got {self.uncovered!r}")
-        if (self.parts is None) != (self.part_rows is None):
-            raise BadInput("parts and part_rows come together")
-        if not ((self.thresholds >= 0) & (self.thresholds <= 1)).all():
-            raise BadUsage(f"a threshold is a posterior in [0, 1]: got {self.thresholds.tolist()}")
-        if self.parts is not None and self.part_rows is not None:
-            if self.parts.shape != (self.height, self.width):
-                raise BadInput(
-                    f"parts must match the picture: they are {self.parts.shape[0]}x{self.parts.shape[1]}, the picture "
-                    f"is {self.height}x{self.width} (rows x cols). Swapped axes?"
-                )
-            if self.parts.max(initial=-1) >= len(self.part_rows):
-                raise BadInput(f"every part needs its row: part {self.parts.max()} of {len(self.part_rows)} rows")
-
-    def tiles(self) -> Iterator[tuple[slice, Float32[np.ndarray, "slots h width"]]]:
-        """Posteriors of the names (first K) and negatives, a band of pixel rows at a time, in reading order."""
-        step = max(1, TILE_BYTES // (4 * max(1, len(self.owner)) * self.width))
-        for top in range(0, self.height, step):
-            band = slice(top, min(self.height, top + step))
-            dense = posterior(
-                upsample(self.rows, self.height, self.width, band), self.owner, self._names, self.probability
-            )
-            if self.uncovered == "none":
-                dense = np.zeros_like(dense)
-            if self.parts is not None and self.part_rows is not None and len(self.part_rows):
-                parts = self.parts[band]
-                covered = parts >= 0
-                of_parts = posterior(self.part_rows.T, self.owner, self._names, self.probability)
-                dense[:, covered] = of_parts[:, parts[covered]]
-            yield band, dense
-
-    @property
-    def _names(self) -> int:
-        return len(self.thresholds)
-
-
-@dataclass(frozen=True, eq=False)
 class Segmentation:
     """Which pixels are which name: one label a pixel, and the regions that make them up.
 
     `labels` holds indices into `names`, -1 for unlabelled. `confidence` is the posterior (over the names and the stated
     negatives) of the label, or of the best name where the pixel stayed unlabelled. `region_scores[n, k]` is the mean
-    posterior of name k over region n, so a region's own score is never below the threshold that it passed.
+    posterior of name k over region n, so a region's own score is never below the threshold that it passed (where
+    neighbours have no say: a vote or a closing may give pixels a label that alone they would not have).
     """
 
     names: tuple[str, ...]
@@ -295,28 +235,23 @@ class Segmentation:
 
         A name below its own threshold is struck and the next best wins; where a negative wins or no name is left the
         pixel stays unlabelled (-1). Regions are the proposals' visible parts, and 8-connected parts of one label
-        elsewhere; those below `min_area` pixels are unlabelled again.
+        elsewhere; those below `min_area` pixels are unlabelled again. `head` has the order of all the steps.
         """
-        height, width, count = evidence.height, evidence.width, len(names)
-        labels = np.full((height, width), -1, np.int16)
-        confidence = np.zeros((height, width), np.float32)
-        for band, slots in evidence.tiles():
-            labels[band], confidence[band] = pick(slots, evidence.thresholds)
-        owners, region_labels = split(labels, evidence.parts, count)
-        sizes = np.bincount(owners[owners >= 0], minlength=len(region_labels))
-        keep = sizes >= max(1, evidence.min_area)
-        renumber = np.append(np.where(keep, np.cumsum(keep) - 1, -1), -1)  # the last entry serves index -1
-        owners, region_labels, sizes = renumber[owners], region_labels[keep], sizes[keep]
-        labels[owners < 0] = -1
-        sums = np.zeros((len(sizes), count))
-        for band, slots in evidence.tiles():
-            inside = owners[band] >= 0
-            for name in range(count):
-                sums[:, name] += np.bincount(owners[band][inside], slots[name][inside], len(sizes))
-        scores = (sums / np.maximum(sizes, 1)[:, None]).astype(np.float32)
-        quality = scores.max(axis=1, initial=0)
-        regions = Regions(height, width, tuple(rles_of(owners, len(sizes))), quality.astype(np.float32))
-        return cls(tuple(names), labels, confidence, regions, region_labels, scores, recipe, evidence, notes)
+        found = answer(evidence)
+        quality = found.scores.max(axis=1, initial=0)
+        rles = tuple(rles_of(found.owners, len(quality)))
+        regions = Regions(evidence.height, evidence.width, rles, quality)
+        return cls(
+            tuple(names),
+            found.labels,
+            found.confidence,
+            regions,
+            found.region_labels,
+            found.scores,
+            recipe,
+            evidence,
+            notes,
+        )
 
     def with_threshold(self, threshold: float | Mapping[str, float]) -> "Segmentation":
         """The same picture and names at another threshold (one number, or some names' own), without any network."""

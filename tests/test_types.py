@@ -7,7 +7,7 @@ import pytest
 import torch
 from jaxtyping import Float32, Int16
 
-import ovseg.types as types
+import ovseg.evidence
 from ovseg.errors import BadInput, BadUsage
 from ovseg.raster import bilinear, decode_rle, encode_rle, palette, pick, posterior, split, upsample
 from ovseg.types import (
@@ -217,7 +217,7 @@ def test_every_pixel_has_one_region_or_none_and_no_region_scores_below_its_thres
 def test_tiles_change_nothing(monkeypatch: pytest.MonkeyPatch) -> None:
     for given in (evidence(), with_parts(), with_parts(uncovered="none")):
         whole = decide(given)
-        monkeypatch.setattr(types, "TILE_BYTES", 4 * 5 * 80 * 7)  # seven pixel rows a tile
+        monkeypatch.setattr(ovseg.evidence, "BAND_BYTES", 4 * 5 * 80 * 7)  # seven pixel rows a tile
         assert 7 == len(list(given.tiles()))
         tiled = decide(given)
         monkeypatch.undo()
@@ -339,7 +339,10 @@ def test_masks_are_one_a_name() -> None:
         ({"probability": "name"}, "names or rows"),
         ({"uncovered": "sparse"}, "dense or none"),
         ({"parts": np.zeros((48, 80), np.int32)}, "come together"),
-        ({"parts": np.zeros((80, 48), np.int32), "part_rows": np.zeros((1, 5), np.float32)}, "they are 80x48"),
+        (
+            {"parts": np.zeros((80, 48), np.int32), "part_rows": np.zeros((1, 5), np.float32)},
+            "match the picture: 80x48 came",
+        ),
         ({"parts": np.ones((48, 80), np.int32), "part_rows": np.zeros((1, 5), np.float32)}, "part 1 of 1"),
     ],
 )

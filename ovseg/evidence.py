@@ -1,0 +1,140 @@
+"""`Evidence`: the scores that an answer was decided from, and their posteriors on the picture's pixels, band by band.
+
+What is kept is small (scaled cosines on the grid); what is large (posteriors of all names on all pixels) is made in
+bands of pixel rows and let go. Bilinear up-sampling of a band gives the bits of the whole; so does PAMR, because a band
+is refined with a margin as wide as anything can reach.
+
+Memory of `dense`, beside the evidence itself: a few times `BAND_BYTES` for plain bands. With PAMR a band holds all
+prompt rows with their margin: 12 * rows * reach + 4 * neighbours * (band + 2 * reach) + `REFINED_BYTES` bytes a column
+at most; 1.2 GB for 4000x3000 px and 150 rows. Too little memory is Python's own MemoryError: no step is skipped.
+"""
+
+from collections.abc import Iterator
+from dataclasses import dataclass
+
+import numpy as np
+from jaxtyping import Float32, Int, Int32, UInt8
+
+from ovseg.errors import BadInput, BadUsage
+from ovseg.raster import posterior, upsample
+from ovseg.refine import DILATIONS, STEPS, pamr, reach
+
+BAND_BYTES = 4 << 20  # of an up-sampled band of all prompt rows: it stays in the cache
+REFINED_BYTES = 256 << 20  # of a band that PAMR refines, without its margin: a margin costs most in a thin band
+REFINERS = ("none", "pamr")
+
+
+@dataclass(frozen=True, eq=False)
+class Evidence:
+    """What a `Segmentation` was decided from: enough to decide again at another threshold, exactly.
+
+    `rows` are scaled cosines of every prompt row in every cell. `parts` gives each pixel the proposal that owns it (-1:
+    none) and `part_rows` that proposal's scaled cosines; where a proposal owns a pixel, its scores decide. `uncovered`
+    says who decides elsewhere: "dense" (the cells) or "none" (nobody: unlabelled).
+
+    `refine` "pamr" lets the cells' scores follow the edges of `picture`. `area`: a name with at most that share of all
+    pixels that a name wins is out (0: no name is). `vote` gives pixels to segments (-1: none), whose most frequent
+    label all of them take. `closing` is the side in pixels of a grey closing of the label map (0: none). What each
+    does, and in which order: `head`.
+    """
+
+    height: int
+    width: int
+    owner: Int[np.ndarray, " rows"]
+    rows: Float32[np.ndarray, "rows r c"]
+    thresholds: Float32[np.ndarray, " names"]
+    probability: str = "names"
+    parts: Int32[np.ndarray, "height width"] | None = None
+    part_rows: Float32[np.ndarray, "parts rows"] | None = None
+    part_quality: Float32[np.ndarray, " parts"] | None = None
+    uncovered: str = "dense"
+    min_area: int = 0
+    picture: UInt8[np.ndarray, "height width 3"] | None = None
+    refine: str = "none"
+    refine_steps: int = STEPS
+    refine_dilations: tuple[int, ...] = DILATIONS
+    area: float = 0.0
+    vote: Int32[np.ndarray, "height width"] | None = None
+    closing: int = 0
+
+    def __post_init__(self) -> None:
+        if self.probability not in ("names", "rows"):
+            raise BadUsage(f"probability must be names or rows: got {self.probability!r}")
+        if self.uncovered not in ("dense", "none"):
+            raise BadUsage(f"uncovered must be dense or none: got {self.uncovered!r}")
+        if self.refine not in REFINERS:
+            raise BadUsage(f"refine must be {' or '.join(REFINERS)}: got {self.refine!r}")
+        if (self.parts is None) != (self.part_rows is None):
+            raise BadInput("parts and part_rows come together")
+        if not ((self.thresholds >= 0) & (self.thresholds <= 1)).all():
+            raise BadUsage(f"a threshold is a posterior in [0, 1]: got {self.thresholds.tolist()}")
+        if not 0 <= self.area <= 1:
+            raise BadUsage(f"area is a share of the labelled pixels in [0, 1]: got {self.area}")
+        if self.closing < 0 or (self.closing and self.closing % 2 == 0):
+            raise BadUsage(f"closing is an odd number of pixels, or 0 for none: got {self.closing}")
+        if self.refine_steps < 0 or not self.refine_dilations or min(self.refine_dilations) < 1:
+            raise BadUsage(
+                f"refining takes 0 or more steps and dilations of 1 px or more: got {self.refine_steps} and "
+                f"{self.refine_dilations}"
+            )
+        if self.refine != "none" and self.picture is None:
+            raise BadInput(f"refine {self.refine!r} looks at the picture: give it as `picture`")
+        for name, plane in (("parts", self.parts), ("picture", self.picture), ("vote", self.vote)):
+            if plane is not None and plane.shape[:2] != (self.height, self.width):
+                raise BadInput(
+                    f"{name} must match the picture: {plane.shape[0]}x{plane.shape[1]} came, the picture is "
+                    f"{self.height}x{self.width} (rows x cols). Swapped axes?"
+                )
+        if self.vote is not None and self.vote.min(initial=-1) < -1:
+            raise BadInput(f"vote holds segments 0, 1, ... and -1 for none: got {self.vote.min()}")
+        if self.parts is not None and self.part_rows is not None and self.parts.max(initial=-1) >= len(self.part_rows):
+            raise BadInput(f"every part needs its row: part {self.parts.max()} of {len(self.part_rows)} rows")
+
+    @property
+    def names(self) -> int:
+        """How many names were asked."""
+        return len(self.thresholds)
+
+    @property
+    def margin(self) -> int:
+        """Pixel rows above and below a band that its posteriors depend on."""
+        return reach(self.refine_steps, self.refine_dilations) if self.refine == "pamr" else 0
+
+    @property
+    def bands(self) -> list[slice]:
+        """Bands of pixel rows, in reading order, each small enough for the bounds of this module."""
+        limit = BAND_BYTES if self.refine == "none" else REFINED_BYTES
+        step = max(1, limit // (4 * max(1, len(self.owner)) * self.width))
+        return [slice(top, min(self.height, top + step)) for top in range(0, self.height, step)]
+
+    def dense(self, band: slice) -> Float32[np.ndarray, "slots h width"]:
+        """Posteriors that the cells give the names (first K) and the negatives in a band of pixel rows."""
+        wide = slice(max(0, band.start - self.margin), min(self.height, band.stop + self.margin))
+        maps = upsample(self.rows, self.height, self.width, wide)
+        if self.refine == "pamr" and self.picture is not None:
+            maps = pamr(self.picture[wide], maps, self.refine_steps, self.refine_dilations)
+            maps = maps[:, band.start - wide.start : band.stop - wide.start]
+        return posterior(maps, self.owner, self.names, self.probability)
+
+    @property
+    def of_parts(self) -> Float32[np.ndarray, "slots parts"]:
+        """Posteriors of every proposal; no columns where there are none."""
+        rows = np.zeros((0, len(self.owner)), np.float32) if self.part_rows is None else self.part_rows
+        return posterior(np.ascontiguousarray(rows.T), self.owner, self.names, self.probability)
+
+    def tiles(self) -> Iterator[tuple[slice, Float32[np.ndarray, "slots h width"]]]:
+        """Posteriors of the names (first K) and negatives as they decide, a band of pixel rows at a time."""
+        of_parts = self.of_parts
+        for band in self.bands:
+            if self.uncovered == "dense":
+                slots = self.dense(band)
+            else:
+                slots = np.zeros((len(of_parts), band.stop - band.start, self.width), np.float32)
+            if self.parts is not None:
+                parts = self.parts[band]
+                covered = parts >= 0
+                slots[:, covered] = of_parts[:, parts[covered]]
+            yield band, slots
+
+
+__all__ = ["BAND_BYTES", "Evidence", "REFINED_BYTES", "REFINERS"]
