@@ -1,0 +1,46 @@
+"""The CLIP tower as its own guide: no other weights are needed. Ours and no paper's.
+
+A stand-in for a machine that has no DINO, and weaker than one: what leaves a middle block still tells things apart,
+before the last blocks let a few tokens speak for the whole picture. Any family whose blocks can be walked will do.
+"""
+
+from jaxtyping import Float
+from torch import Tensor
+
+from ovseg.clip.families import find
+from ovseg.clip.load import Clip
+from ovseg.clip.walk import Prefix, Walk, layer
+from ovseg.errors import UnsupportedTower
+
+BLOCK = 8  # of 12
+
+
+def look(
+    network: Clip, pixels: Float[Tensor, "b 3 height width"], output: str = "tokens", positions: str = "bicubic"
+) -> Float[Tensor, "b channels rows cols"]:
+    """The patches that leave a middle block, on the tower's own grid; the blocks before it run a second time."""
+    walk = _walk(network)
+    rows, cols = _cells(walk, pixels.shape[2], pixels.shape[3])
+    entering = walk.enter(pixels, positions)
+    (tokens,) = Prefix(walk, [layer(BLOCK, walk.depth) + 1], (rows, cols))(entering)
+    patches: Tensor = tokens[:, walk.own :].mT.reshape(len(pixels), -1, rows, cols)
+    return patches
+
+
+def grid(network: Clip, height: int, width: int) -> tuple[int, int]:
+    """Rows and columns of the map of such pixels: the tower's own."""
+    return _cells(_walk(network), height, width)
+
+
+def _walk(network: Clip) -> Walk:
+    walk = find(network.visual)
+    if walk.depth < 2:
+        raise UnsupportedTower(f"guide self reads a middle block: {walk.family} has {walk.depth}; take another guide")
+    return walk
+
+
+def _cells(walk: Walk, height: int, width: int) -> tuple[int, int]:
+    return max(1, height // walk.patch[0]), max(1, width // walk.patch[1])
+
+
+__all__ = ["BLOCK", "grid", "look"]
