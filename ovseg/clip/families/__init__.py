@@ -15,7 +15,7 @@ else with the family's parts, is an `UnsupportedTower`. No answer ever comes fro
 from collections.abc import Callable
 from dataclasses import dataclass
 
-from ovseg.clip.families import eva, plain, timm_vit
+from ovseg.clip.families import conv, eva, plain, resnet, timm_vit
 from ovseg.clip.walk import Tower, Walk
 from ovseg.errors import UnsupportedTower
 
@@ -33,6 +33,8 @@ FAMILIES: dict[str, Family] = {  # in the order of asking
     "VisionTransformer": Family(plain.belongs, plain.lacks, plain.walk),
     "TimmModel/Eva": Family(eva.belongs, eva.lacks, eva.walk),
     "TimmModel/VisionTransformer": Family(timm_vit.belongs, timm_vit.lacks, timm_vit.walk),
+    "TimmModel/ConvNeXt, TimmModel/FastVit": Family(conv.belongs, conv.lacks, conv.walk),
+    "ModifiedResNet": Family(resnet.belongs, resnet.lacks, resnet.walk),
 }
 
 

@@ -10,6 +10,7 @@ from unittest import mock
 import timm
 import torch
 import torch.nn.functional as F
+from open_clip.modified_resnet import ModifiedResNet
 from open_clip.timm_model import TimmModel
 from torch import Tensor, nn
 
@@ -78,6 +79,24 @@ def vitamin(depth: int = 3, size: int = 64, pos_embed: str = "learn") -> TimmMod
 def mobile_b(depth: int = 2, size: int = 48) -> TimmModel:
     """MobileCLIP-B: a convolutional stem, positions for the patches alone. Its width is fixed."""
     return timm_tower("vit_base_mci_224", size, img_size=size, depth=depth)
+
+
+def convnext(size: int = 64, proj: str = "linear") -> TimmModel:
+    """ConvNeXt-CLIP: the pooled vector is normed, then projected by one layer or two."""
+    return timm_tower("convnext_tiny", size, pool="", proj=proj, depths=(1, 2, 1, 1), dims=(8, 16, 24, 40))
+
+
+def fastvit(size: int = 96, stages: int = 4) -> TimmModel:
+    """MobileCLIP-S's kind: four stages, or five in S3 and S4; the last ones mix by attention."""
+    if stages == 4:
+        small = {"layers": (1, 1, 1, 1), "embed_dims": (8, 16, 32, 32)}
+        return timm_tower("fastvit_mci1", size, pool="avg", **small)
+    return timm_tower("fastvit_mci3", size, pool="avg", layers=(1, 1, 1, 1, 1), embed_dims=(8, 16, 32, 32, 64))
+
+
+def resnet(size: int = 96) -> Any:
+    """open_clip's ModifiedResNet with one block a stage."""
+    return moved(ModifiedResNet([1, 1, 1, 1], output_dim=20, heads=4, image_size=size, width=8))
 
 
 def pixels(height: int, width: int, seed: int = 7) -> Tensor:
