@@ -21,7 +21,7 @@ _HOMES = {
     "BadWeights": "errors",
     "DenseFeatures": "types",
     "ENCODERS": "encoders",
-    "LAST_BLOCKS": "clip.attention",
+    "LAST_BLOCKS": "clip.methods",
     "MissingWeights": "errors",
     "OvsegError": "errors",
     "PRESETS": "recipe",

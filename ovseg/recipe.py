@@ -12,7 +12,7 @@ from types import MappingProxyType
 from typing import Any
 
 from ovseg import encoders, labels, prompts, proposals
-from ovseg.clip.attention import last_block
+from ovseg.clip.methods import last_block
 from ovseg.clip.dense import Reading
 from ovseg.errors import BadUsage, UnknownName
 

@@ -20,8 +20,10 @@ from torch import Tensor
 
 from ovseg import geometry, images
 from ovseg.clip import tower
-from ovseg.clip.attention import last_block
+from ovseg.clip.attention import Sight, read, taps_of
 from ovseg.clip.load import Clip
+from ovseg.clip.methods import last_block
+from ovseg.clip.walk import Walk
 from ovseg.errors import BadUsage, UnknownName
 from ovseg.raster import upsample
 from ovseg.types import DenseFeatures, Windows
@@ -88,15 +90,15 @@ def encode(
     the method cannot read this network.
     """
     reading = reading or Reading()
-    tower.check(clip.visual, reading.method)
+    walk = tower.check(clip.visual, reading.method)
     if len(reading.scales) > 1 or reading.scales[0] != 1:
         return _at_scales(clip, pictures, reading, progress)
-    layouts = [_lay_out(clip, picture, reading) for picture in pictures]
+    layouts = [_lay_out(clip, walk, picture, reading) for picture in pictures]
     tokens: list[list[Tensor]] = [[] for _ in pictures]
     wholes: list[list[Tensor]] = [[] for _ in pictures]
     total, done = sum(len(layout.tops) for layout in layouts), 0
-    for owners, batch in _batches(layouts, tower.probe(clip.visual).patch):
-        cells, own = _read(clip, batch, reading)
+    for owners, batch in _batches(layouts, walk.patch):
+        cells, own = _read(clip, walk, batch, reading)
         for owner, cell, one in zip(owners, cells, own, strict=True):
             tokens[owner].append(cell)
             wholes[owner].append(one)
@@ -143,9 +145,9 @@ def _at_scales(
     return out
 
 
-def _lay_out(clip: Clip, picture: UInt8[np.ndarray, "h w 3"], reading: Reading) -> _Layout:
+def _lay_out(clip: Clip, walk: Walk, picture: UInt8[np.ndarray, "h w 3"], reading: Reading) -> _Layout:
     height, width = picture.shape[:2]
-    patch = tower.probe(clip.visual).patch
+    patch = walk.patch
     crops = clip.image_size if reading.crop == 0 else (reading.crop, reading.crop)
     if reading.protocol == "fast":
         if patch[0] != patch[1]:
@@ -183,17 +185,23 @@ def _batches(layouts: Sequence[_Layout], patch: tuple[int, int]) -> Iterator[tup
 
 
 @torch.inference_mode()
-def _read(clip: Clip, batch: Float32[Tensor, "b 3 h w"], reading: Reading) -> tuple[Tensor, Tensor]:
-    """Unit vectors of the cells (b, dim, rows, cols) and of the windows themselves (b, dim), on the CPU."""
+def _read(clip: Clip, walk: Walk, batch: Float32[Tensor, "b 3 h w"], reading: Reading) -> tuple[Tensor, Tensor]:
+    """Vectors of the cells (b, dim, rows, cols) and unit ones of the windows themselves (b, dim), on the CPU.
+
+    Cells are unit vectors, plus the method's share of the changed block's unit image token where it has one: the
+    product with a text is then what the method's authors take.
+    """
     pixels = batch.to(clip.device)
     row = last_block(reading.method)
     positions = row.positions if reading.protocol == "paper" else "bicubic"
-    grid = tower.grid_of(clip.visual, pixels)
-    entering = tower.prefix(clip.visual, pixels, positions)
-    cells = tower.finish(clip.visual, entering, row, grid)[:, 1:]
-    own = tower.image_vector(clip.visual, entering)
-    unit = F.normalize(cells.float(), dim=-1).mT.reshape(len(batch), -1, *grid)
-    return unit.cpu(), F.normalize(own.float(), dim=-1).cpu()
+    grid = tower.grid_of(walk, pixels)
+    taps = tower.prefix(walk, pixels, taps_of(row, walk.depth), positions)
+    seen = read(Sight(walk, taps, grid), row)
+    whole = walk.whole(taps[walk.depth], grid)
+    cells = F.normalize(seen.cells.float(), dim=-1)
+    if row.cls_logits and seen.own is not None:
+        cells = cells + row.cls_logits * F.normalize(seen.own.float(), dim=-1)[:, None, None]
+    return cells.permute(0, 3, 1, 2).cpu(), F.normalize(whole.float(), dim=-1).cpu()
 
 
 def _join(

@@ -22,7 +22,8 @@ def test_one_whole_window_is_the_towers_own_answer(clip: Clip) -> None:
     wanted = torch.nn.functional.normalize(tower.dense_tokens(clip.visual, pixels, "sclip"), dim=-1)[0]
     assert got.grid == (6, 10) and got.cell == (8.0, 8.0)
     np.testing.assert_allclose(got.vectors, wanted.permute(2, 0, 1), atol=1e-5)
-    own = torch.nn.functional.normalize(tower.image_vector(clip.visual, tower.prefix(clip.visual, pixels)), dim=-1)
+    walk = tower.check(clip.visual, "sclip")
+    own = torch.nn.functional.normalize(walk.whole(tower.prefix(walk, pixels)[3], (6, 10)), dim=-1)
     np.testing.assert_allclose(got.whole, own[0], atol=1e-5)
 
 
@@ -135,4 +136,4 @@ def test_readings_are_checked_when_made(clip: Clip) -> None:
     with pytest.raises(BadUsage, match="1 alone under the paper protocol"):
         Reading(protocol="paper", scales=(1.0, 2.0))
     with pytest.raises(UnsupportedTower):
-        encode(tiny.clip(pool_type="avg"), [WIDE])
+        encode(tiny.clip(layers=2), [WIDE], Reading("resclip"))
