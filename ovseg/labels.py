@@ -9,14 +9,16 @@ likelier the region's pixels stay unlabelled, but a region that has a name goes 
 import math
 from collections.abc import Callable, Mapping, Sequence
 from types import MappingProxyType
-from typing import Protocol
+from typing import Any, Protocol
 
 import numpy as np
-from jaxtyping import Float, Float32, Int32, Shaped
+from jaxtyping import Float, Float32, Int32, Shaped, UInt8
 
+from ovseg import stages
 from ovseg.errors import BadInput, UnknownName
 from ovseg.masks import iom
-from ovseg.raster import decode_rle, posterior, upsample
+from ovseg.raster import decode_rle, posterior
+from ovseg.stages import canvas
 from ovseg.types import (
     DenseFeatures,
     Evidence,
@@ -48,6 +50,14 @@ class Choices(RecipeLike, Protocol):
     def uncovered(self) -> str: ...
     @property
     def min_area(self) -> float: ...
+    @property
+    def stages(self) -> Sequence[Any]: ...
+    @property
+    def refine(self) -> str: ...
+    @property
+    def area(self) -> float: ...
+    @property
+    def closing(self) -> int: ...
 
 
 def cell_rows(features: DenseFeatures, vocabulary: Vocabulary, scale: float) -> Float32[np.ndarray, "rows r c"]:
@@ -62,18 +72,9 @@ def cell_rows(features: DenseFeatures, vocabulary: Vocabulary, scale: float) -> 
 def stitch(windows: Windows, vocabulary: Vocabulary) -> Float32[np.ndarray, "rows height width"]:
     """Cosines of every prompt row on the canvas, as the papers' programs put windows together.
 
-    Each window's cosines go bilinear to its own pixels and are averaged where windows overlap (mmsegmentation's slide
-    inference; slices are added in place, no padded canvas per window).
+    Each window's cosines go bilinear to its own pixels and are averaged where windows overlap (`stages.canvas.join`).
     """
-    total = np.zeros((len(vocabulary.owner), *windows.canvas), np.float32)
-    count = np.zeros(windows.canvas, np.float32)
-    for vectors, top, left in zip(windows.vectors, windows.tops.tolist(), windows.lefts.tolist(), strict=True):
-        cosines = (vocabulary.vectors @ vectors.reshape(len(vectors), -1)).reshape(-1, *vectors.shape[1:])
-        place = (slice(top, top + windows.crop[0]), slice(left, left + windows.crop[1]))
-        total[:, *place] += upsample(cosines, *windows.crop)
-        count[place] += 1
-    total /= count
-    return total
+    return canvas.join(windows, canvas.cosines(windows, vocabulary))
 
 
 def region_rows(
@@ -148,11 +149,16 @@ def compose(
     regions: Regions,
     region_vectors: Float32[np.ndarray, "n dim"],
     recipe: Choices,
+    picture: UInt8[np.ndarray, "height width 3"] | None = None,
+    affinity: Float32[np.ndarray, "cells cells"] | None = None,
+    guide: Float32[np.ndarray, "channels guide_rows guide_cols"] | None = None,
     notes: Sequence[str] = (),
 ) -> Segmentation:
     """The answer to a vocabulary: regions where there are some, cells elsewhere (as `recipe.uncovered` says).
 
-    No network is asked. Without regions the dense map decides alone.
+    No network is asked. Without regions the dense map decides alone, and so it does where a stage lets labels vote:
+    regions are then no owners, but at most voters. Stages and refining look at the `picture`; `affinity` and `guide`
+    are what a stage may use (`stages.Scene`).
     """
     if (regions.height, regions.width) != (features.height, features.width):
         raise BadInput(
@@ -166,6 +172,16 @@ def compose(
         of_parts, quality = region_rows(region_vectors, vocabulary, scale), regions.quality
         slots = posterior(np.ascontiguousarray(of_parts.T), vocabulary.owner, len(vocabulary), recipe.probability)
         parts = own(regions, slots[: len(vocabulary)].max(axis=0, initial=0), recipe.overlap)
+    if picture is None and (recipe.stages or recipe.refine != "none"):
+        raise BadInput(
+            f"stages and refine look at the picture: give it, or leave {recipe.stages!r} and {recipe.refine!r} out"
+        )
+    segments = None
+    if picture is not None and recipe.stages:
+        scene = stages.Scene(picture, features, vocabulary, scale, parts, affinity, guide)
+        of_cells, segments = stages.apply(recipe.stages, scene, of_cells)
+    if segments is not None:
+        parts, of_parts, quality = None, None, None
     thresholds = [vocabulary.thresholds.get(name, recipe.threshold) for name in vocabulary.names]
     evidence = Evidence(
         features.height,
@@ -179,6 +195,11 @@ def compose(
         part_quality=quality,
         uncovered=recipe.uncovered,
         min_area=math.ceil(recipe.min_area * features.height * features.width),
+        picture=picture if recipe.refine != "none" else None,
+        refine=recipe.refine,
+        area=float(recipe.area),
+        vote=segments,
+        closing=recipe.closing,
     )
     return Segmentation.decide(vocabulary.names, evidence, recipe, (*vocabulary.notes, *notes))
 

@@ -132,6 +132,12 @@ class Pipeline:
     def vocabulary(self, names: Any, *, templates: str | None = None, negatives: str | None = None) -> Vocabulary:
         """Names as prompt rows of this network; kept, so that asking again costs nothing."""
         if isinstance(names, Vocabulary):
+            for what, asked in (("templates", templates), ("negatives", negatives)):
+                if asked is not None:
+                    raise BadUsage(
+                        f"{what} are part of a vocabulary that is ready: got {asked!r} beside one; give the names, or "
+                        f"make it with vocabulary(names, {what}={asked!r})"
+                    )
             dim = self.clip.visual.output_dim
             if names.vectors.shape[1] != dim:
                 raise BadUsage(
@@ -171,7 +177,7 @@ class Pipeline:
 
         `image` is anything that `images.read` takes, or an `Encoding`. `names` is a text, a list of texts and
         {name: phrases}, a `Vocabulary`, or a YAML, JSON or text file. `changes` replace choices of the recipe that the
-        image side does not depend on, for instance `threshold=0.4` or `negatives="none"`.
+        image side does not depend on, for instance `threshold=0.4`, `negatives="none"` or `refine="pamr"`.
         """
         if isinstance(image, list | tuple):
             return [self._ask(one, names, channel_order, progress, changes) for one in image]
@@ -234,7 +240,7 @@ class Pipeline:
                 "method, protocol, sizes, proposer and encoder belong to the image side: open another pipeline "
                 f"(Pipeline.open({self.recipe.name!r}, ...)) to change them"
             )
-        vocabulary = self.vocabulary(names, templates=recipe.templates, negatives=recipe.negatives)
+        vocabulary = self.vocabulary(names, templates=changes.get("templates"), negatives=changes.get("negatives"))
         encoding = self._encoded(image, channel_order, progress)
         return labels.compose(
             encoding.features,
@@ -242,6 +248,7 @@ class Pipeline:
             regions=encoding.regions,
             region_vectors=encoding.region_vectors,
             recipe=recipe,
+            picture=encoding.image,
         )
 
     def _encoded(self, image: Any, channel_order: str, progress: Progress | None) -> Encoding:

@@ -7,14 +7,16 @@ misspelt method is an error before any network loads. `fingerprint` changes when
 import hashlib
 import json
 from collections.abc import Mapping, Sequence
+from copy import deepcopy
 from dataclasses import asdict, dataclass, field, fields, replace
 from types import MappingProxyType
 from typing import Any
 
-from ovseg import encoders, labels, prompts, proposals
+from ovseg import encoders, labels, prompts, proposals, stages
 from ovseg.clip.methods import last_block
 from ovseg.clip.dense import Reading
 from ovseg.errors import BadUsage, UnknownName
+from ovseg.evidence import REFINERS
 
 PROBABILITIES = ("names", "rows")
 UNCOVERED = ("dense", "none")
@@ -26,8 +28,9 @@ class Recipe:
 
     Sizes are pixels; `crop`, `stride` and `scales` as in `clip.dense.Reading`. `scale` multiplies cosines before the
     softmax. `threshold` is the least posterior of a label, in [0, 1]. `min_area` is the share of the picture below
-    which a region is dropped. `model` is a name that `clip.load` opens and `sam` a row of the weights' manifest, or
-    empty.
+    which a region is dropped. `stages` change the cells' scores in their order: names of `stages.STAGES`, or {name:
+    options}. `refine`, `area` and `closing` are as in `evidence.Evidence`. `model` is a name that `clip.load` opens and
+    `sam` a row of the weights' manifest, or empty.
     """
 
     name: str = "own"
@@ -52,6 +55,10 @@ class Recipe:
     overlap: str = "score"
     uncovered: str = "dense"
     min_area: float = 0.0
+    stages: Sequence[Any] = ()
+    refine: str = "none"
+    area: float = 0.0
+    closing: int = 0
 
     def __post_init__(self) -> None:
         object.__setattr__(self, "scales", tuple(float(scale) for scale in self.scales))  # JSON gives a list
@@ -65,6 +72,7 @@ class Recipe:
             ("uncovered", self.uncovered, UNCOVERED),
             ("encoder", self.encoder, encoders.ENCODERS),
             ("overlap", self.overlap, labels.OVERLAPS),
+            ("refine", self.refine, REFINERS),
         ):
             if value not in known:
                 raise UnknownName.of(what, value, known)
@@ -79,6 +87,23 @@ class Recipe:
             raise BadUsage(f"threshold and min_area are in [0, 1]: got {self.threshold} and {self.min_area}")
         if self.scale <= 0:
             raise BadUsage(f"scale must be positive: got {self.scale}")
+        if not 0 <= self.area <= 1:
+            raise BadUsage(f"area is a share of the labelled pixels in [0, 1]: got {self.area}")
+        if self.closing < 0 or (self.closing and self.closing % 2 == 0):
+            raise BadUsage(f"closing is an odd number of pixels, or 0 for none: got {self.closing}")
+        object.__setattr__(self, "stages", stages.canonical(self.stages))
+        self._check_votes()
+
+    def _check_votes(self) -> None:
+        """Where labels vote the cells decide: proposals are the voters, or there are none."""
+        for name, _ in stages.read(self.stages):
+            row = stages.STAGES[name]
+            if row.votes and self.uncovered != "dense":
+                raise BadUsage(f"stage {name} needs the cells' labels everywhere: uncovered must be dense")
+            if row.needs_proposals and self.proposer == "none":
+                raise BadUsage(f"stage {name} lets proposals vote: name a proposer, since 'none' makes none")
+            if row.votes and not row.needs_proposals and self.proposer != "none":
+                raise BadUsage(f"stage {name} makes segments of its own: proposer must be none, got {self.proposer!r}")
 
     @property
     def reading(self) -> Reading:
@@ -109,6 +134,7 @@ class Recipe:
         """Names and numbers only, ready for JSON."""
         return {entry.name: getattr(self, entry.name) for entry in fields(self)} | {
             "scales": list(self.scales),
+            "stages": deepcopy(list(self.stages)),
             "proposer_options": dict(self.proposer_options),
             "encoder_options": dict(self.encoder_options),
         }

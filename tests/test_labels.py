@@ -6,6 +6,7 @@ import pytest
 import torch
 from numpy.random import Generator
 
+from ovseg import stages
 from ovseg.errors import BadInput, UnknownName
 from ovseg.labels import OVERLAPS, cell_rows, compose, own, region_rows, stitch
 from ovseg.raster import posterior
@@ -22,6 +23,10 @@ class Asked:
     overlap: str = "score"
     uncovered: str = "dense"
     min_area: float = 0.0
+    stages: tuple[Any, ...] = ()
+    refine: str = "none"
+    area: float = 0.0
+    closing: int = 0
     fingerprint: str = "0" * 12
 
     def to_dict(self) -> dict[str, Any]:
@@ -74,10 +79,11 @@ def ask(
     recipe: Asked | None = None,
     regions: Regions | None = None,
     vectors: np.ndarray | None = None,
+    **more: Any,
 ) -> Segmentation:
     regions = Regions.empty(48, 80) if regions is None else regions
     vectors = np.zeros((0, 32), np.float32) if vectors is None else vectors
-    return compose(features, vocabulary, regions=regions, region_vectors=vectors, recipe=recipe or Asked())
+    return compose(features, vocabulary, regions=regions, region_vectors=vectors, recipe=recipe or Asked(), **more)
 
 
 class TestRows:
@@ -285,3 +291,50 @@ def test_windows_are_stitched_as_the_papers_do() -> None:
     np.testing.assert_allclose(stitch(windows, words), total / count, atol=1e-5)
     whole = DenseFeatures(np.ones((3, 2, 2), np.float32), np.ones(3, np.float32), 24, 34, windows)
     np.testing.assert_allclose(cell_rows(whole, words, 10.0), 10 * total / count, atol=1e-4)
+
+
+class TestStages:
+    def test_rows_are_changed_before_anything_is_decided(self, rng: Generator) -> None:
+        features, vocabulary = random_features(rng), random_vocabulary(rng)
+        picture = rng.integers(0, 256, (48, 80, 3), np.uint8)
+        rows = cell_rows(features, vocabulary, 40.0)
+        scene = stages.Scene(picture, features, vocabulary, 40.0)
+        wanted, _ = stages.apply(["surgery", {"tlp": {"cells": 10}}], scene, rows)
+        recipe = Asked(stages=("surgery", {"tlp": {"cells": 10}}))
+        seg = ask(features, vocabulary, recipe, picture=picture)
+        assert seg.evidence is not None
+        np.testing.assert_array_equal(seg.evidence.rows, wanted)
+        assert not np.array_equal(seg.labels, ask(features, vocabulary).labels)
+
+    def test_proposals_vote_by_what_the_cells_say(self, rng: Generator) -> None:
+        """One proposal whose own vector says bird, over cells of which most say sky."""
+        scene = np.zeros((6, 10), int)
+        scene[2:4, 2:4] = 1
+        features, things = planted(rng, scene)
+        vocabulary = Vocabulary(("sky", "bird"), things[:2], np.array([0, 1]))
+        mask = np.zeros((1, 48, 80), bool)
+        mask[0, 8:40, 8:60] = True
+        regions, picture = Regions.from_masks(mask), np.zeros((48, 80, 3), np.uint8)
+        owned = ask(features, vocabulary, Asked(), regions, things[[1]])
+        assert (owned.labels == mask[0]).all()
+        voted = ask(features, vocabulary, Asked(stages=("vote",)), regions, things[[1]], picture=picture)
+        assert (voted.labels == 0).all()
+        small = Regions.from_masks(np.pad(np.ones((1, 16, 20), bool), ((0, 0), (16, 16), (16, 44))))
+        voted = ask(features, vocabulary, Asked(stages=("vote",)), small, things[[0]], picture=picture)
+        assert (voted.labels[16:32, 16:36] == 1).all() and len(voted.regions) == 2
+
+    def test_affinity_and_guide_reach_the_stage_that_uses_them(self, rng: Generator) -> None:
+        features, vocabulary = random_features(rng), random_vocabulary(rng)
+        picture = np.zeros((48, 80, 3), np.uint8)
+        half = np.arange(60) % 10 < 5
+        affinity = (half[:, None] == half[None]).astype(np.float32)
+        seg = ask(features, vocabulary, Asked(stages=("cliptrase",)), picture=picture, affinity=affinity)
+        assert len(np.unique(seg.labels[:, :36])) == 1 and len(np.unique(seg.labels[:, 44:])) == 1
+        guide = rng.normal(size=(7, 8, 13)).astype(np.float32)
+        seg = ask(features, vocabulary, Asked(stages=("lposs",)), picture=picture, guide=guide)
+        assert seg.evidence is not None and seg.evidence.rows.shape == (5, 8, 13)
+
+    @pytest.mark.parametrize("change", [{"stages": ("tlp",)}, {"refine": "pamr"}])
+    def test_stages_and_refining_without_the_picture_are_refused(self, change: dict[str, Any], rng: Generator) -> None:
+        with pytest.raises(BadInput, match="look at the picture"):
+            ask(random_features(rng), random_vocabulary(rng), Asked(**change))

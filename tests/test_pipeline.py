@@ -12,6 +12,7 @@ from ovseg import pipeline
 from ovseg.errors import BadInput, BadUsage, MissingDevice, MissingWeights, UnknownName
 from ovseg.pipeline import Encoding, Pipeline, best_here, needed_weights
 from ovseg.recipe import PRESETS, Recipe
+from ovseg.stages import STAGES
 from ovseg.types import AnomalyMap, Segmentation
 
 RECIPE = Recipe(name="test", model="test", short_side=48, templates="bare", negatives="word", scale=100.0)
@@ -111,6 +112,45 @@ def test_vocabulary_is_made_once_and_must_be_of_this_network(pipe: Pipeline) -> 
     foreign = replace(vocabulary, vectors=np.eye(len(vocabulary.owner), 9, dtype=np.float32))
     with pytest.raises(BadUsage, match="rows have 9 numbers, those of test have 32"):
         pipe.segment(encoding, foreign)
+
+
+def test_a_ready_vocabulary_has_its_negatives_and_templates_and_refuses_others(pipe: Pipeline) -> None:
+    vocabulary = pipe.vocabulary(["cat", "dog"])
+    for change in ({"negatives": "none"}, {"templates": "few"}):
+        with pytest.raises(BadUsage, match=f"{next(iter(change))} are part of a vocabulary that is ready"):
+            pipe.segment(WIDE, vocabulary, **change)
+    assert len(pipe.vocabulary(["cat", "dog"], negatives="none").owner) < len(vocabulary.owner)
+    bare = pipe.segment(WIDE, ["cat", "dog"], negatives="none")
+    assert bare.evidence is not None and len(bare.evidence.owner) == 2
+
+
+@pytest.mark.parametrize("protocol", ["fast", "paper"])
+@pytest.mark.parametrize("name", STAGES)
+def test_every_stage_runs_from_picture_to_labels(name: str, protocol: str) -> None:
+    """On a tall picture, by the small network; a stage changes the answer, and a new threshold needs no stage."""
+    proposer = "felzenszwalb" if STAGES[name].needs_proposals else "none"
+    pipe = Pipeline(RECIPE.replace(protocol=protocol, proposer=proposer, short_side=56, crop=48), tiny.clip())
+    encoding = pipe.encode(TALL)
+    stages = [{name: {"eps": 0.5, "least": 3}} if name == "cliptrase" else name]
+    plain, found = pipe.segment(encoding, ["cat", "dog"]), pipe.segment(encoding, ["cat", "dog"], stages=stages)
+    assert found.labels.shape == TALL.shape[:2] and np.isfinite(found.confidence).all()
+    assert not np.array_equal(found.labels, plain.labels) or np.abs(found.confidence - plain.confidence).max() > 1e-3
+    again = Pipeline(pipe.recipe.replace(stages=stages, threshold=0.6), pipe.clip).segment(encoding, ["cat", "dog"])
+    assert np.array_equal(found.with_threshold(0.6).labels, again.labels)
+    assert found.recipe.fingerprint != plain.recipe.fingerprint
+
+
+def test_refining_area_and_closing_are_asked_of_an_encoding(pipe: Pipeline) -> None:
+    encoding = pipe.encode(WIDE)
+    plain = pipe.segment(encoding, ["cat", "dog", "tree"])
+    for change in ({"refine": "pamr"}, {"area": 0.45}, {"closing": 9}):
+        changed = pipe.segment(encoding, ["cat", "dog", "tree"], **change)
+        assert not np.array_equal(changed.labels, plain.labels), change
+        assert changed.evidence is not None
+        assert all(getattr(changed.evidence, key) == value for key, value in change.items())
+    shares = [share for share in plain.shares.values() if share]
+    nobody = pipe.segment(encoding, ["cat", "dog", "tree"], area=1.0)
+    assert len(shares) > 1 and not any(nobody.shares.values())
 
 
 def test_order_of_names_and_company_change_no_label(pipe: Pipeline) -> None:

@@ -8,7 +8,11 @@ from ovseg.weights import MANIFEST
 
 
 def test_json_and_back_is_the_same_recipe() -> None:
-    for recipe in (*PRESETS.values(), Recipe(proposer="felzenszwalb", proposer_options={"scale": 150.0}, scale=17.5)):
+    for recipe in (
+        *PRESETS.values(),
+        Recipe(proposer="felzenszwalb", proposer_options={"scale": 150.0}, scale=17.5),
+        Recipe(stages=("surgery", {"tlp": {"cells": 40}}), refine="pamr", area=0.1, closing=3),
+    ):
         assert Recipe.from_json(recipe.to_json()) == recipe
         assert Recipe.from_json(recipe.to_json()).fingerprint == recipe.fingerprint
 
@@ -22,6 +26,7 @@ def test_every_choice_moves_the_fingerprint() -> None:
         "scale": 50.0, "probability": "rows", "threshold": 0.5, "proposer": "felzenszwalb",
         "proposer_options": {}, "encoder": "crop", "encoder_options": {},
         "overlap": "smallest", "uncovered": "none", "min_area": 0.01,
+        "stages": ["surgery"], "refine": "pamr", "area": 0.1, "closing": 3,
     }  # fmt: skip
     assert set(other) == set(base.to_dict())
     changed = {base.replace(**{name: value}).fingerprint for name, value in other.items()}
@@ -38,6 +43,10 @@ def test_only_the_image_side_binds_an_encoding() -> None:
         {"scale": 10.0},
         {"overlap": "largest"},
         {"min_area": 0.1},
+        {"stages": ["tlp"]},
+        {"refine": "pamr"},
+        {"area": 0.1},
+        {"closing": 3},
     ):
         assert base.replace(**change).image_side == base.image_side
     for change in (
@@ -64,6 +73,9 @@ def test_only_the_image_side_binds_an_encoding() -> None:
         ({"treshold": 0.3}, "Did you mean 'threshold'"),
         ({"proposer": "felzenszwalb", "proposer_options": {"scal": 3}}, "Did you mean 'scale'"),
         ({"encoder": "crop", "encoder_options": {"expnd": 3}}, "Did you mean 'expand'"),
+        ({"refine": "pamm"}, "refine must be one of none, pamr.* Did you mean 'pamr'"),
+        ({"stages": ["tpl"]}, "Did you mean 'tlp'"),
+        ({"stages": [{"tlp": {"step": 3}}]}, "Did you mean 'steps'"),
     ],
 )
 def test_misspelt_choice_names_the_right_one(change: dict[str, object], sentence: str) -> None:
@@ -72,7 +84,19 @@ def test_misspelt_choice_names_the_right_one(change: dict[str, object], sentence
 
 
 @pytest.mark.parametrize(
-    "change", [{"threshold": 1.5}, {"min_area": 1.0}, {"scale": 0.0}, {"short_side": 3}, {"crop": -2}]
+    "change",
+    [
+        {"threshold": 1.5},
+        {"min_area": 1.0},
+        {"scale": 0.0},
+        {"short_side": 3},
+        {"crop": -2},
+        {"area": 1.5},
+        {"area": -0.1},
+        {"closing": 2},
+        {"closing": -3},
+        {"stages": [{"tlp": {"steps": "many"}}]},
+    ],
 )
 def test_numbers_out_of_range_are_refused(change: dict[str, float]) -> None:
     with pytest.raises(BadUsage):
@@ -90,3 +114,29 @@ def test_presets_name_what_the_manifest_has() -> None:
         assert recipe.name == name and (not recipe.sam or recipe.sam in MANIFEST)
     with pytest.raises(UnknownName, match="Did you mean 'base'"):
         preset("bass")
+
+
+def test_stages_are_kept_in_one_spelling_and_nobody_can_change_them_from_outside() -> None:
+    options = {"steps": 3}
+    recipe = Recipe(stages=["Surgery", {"TLP": options}, {"lposs_plus": {}}])
+    assert recipe.stages == ("surgery", {"tlp": {"steps": 3}}, "lposs-plus")
+    assert recipe.fingerprint == Recipe(stages=["surgery", {"tlp": {"steps": 3}}, "lposs-plus"]).fingerprint
+    options["steps"] = 9
+    recipe.to_dict()["stages"][1]["tlp"]["steps"] = 9
+    assert recipe.stages[1] == {"tlp": {"steps": 3}}
+    assert recipe.fingerprint != recipe.replace(stages=["surgery", "lposs-plus"]).fingerprint
+
+
+@pytest.mark.parametrize(
+    ("change", "sentence"),
+    [
+        ({"stages": ["vote"]}, "lets proposals vote: name a proposer"),
+        ({"stages": ["cliptrase"], "proposer": "felzenszwalb"}, "proposer must be none, got 'felzenszwalb'"),
+        ({"stages": ["vote"], "proposer": "felzenszwalb", "uncovered": "none"}, "uncovered must be dense"),
+        ({"stages": ["vote", "cliptrase"]}, "labels vote once"),
+        ({"stages": "tlp"}, "stages is a list"),
+    ],
+)
+def test_stages_that_cannot_work_together_are_refused(change: dict[str, object], sentence: str) -> None:
+    with pytest.raises(BadUsage, match=sentence):
+        Recipe().replace(**change)

@@ -70,13 +70,13 @@ def stage(name: str) -> Stage:
     return STAGES[key]
 
 
-def read(asked: Any) -> list[tuple[Stage, dict[str, Any]]]:
-    """The rows and options that a recipe's `stages` name, checked; at most one of them votes.
+def read(asked: Any) -> list[tuple[str, dict[str, Any]]]:
+    """Names and options of what a recipe's `stages` ask for, checked; at most one of them votes.
 
-    >>> [options for _, options in read(["surgery", {"tlp": {"steps": 3}}])]
-    [{}, {'steps': 3}]
+    >>> read(["Surgery", {"tlp": {"steps": 3}}])
+    [('surgery', {}), ('tlp', {'steps': 3})]
     """
-    out: list[tuple[Stage, dict[str, Any]]] = []
+    out: list[tuple[str, dict[str, Any]]] = []
     if isinstance(asked, str) or not isinstance(asked, Sequence):
         raise BadUsage(f"stages is a list of names and of {{name: options}}: got {asked!r}")
     for entry in asked:
@@ -91,11 +91,17 @@ def read(asked: Any) -> list[tuple[Stage, dict[str, Any]]]:
             kind = type(row.options[option])
             if isinstance(value, bool) or not isinstance(value, int if kind is int else int | float):
                 raise BadUsage(f"{option} of stage {name} is {kind.__name__}: got {value!r}")
-        out.append((row, {option: type(row.options[option])(value) for option, value in options.items()}))
-    if sum(row.votes for row, _ in out) > 1:
+        key = next(key for key, other in STAGES.items() if other is row)
+        out.append((key, {option: type(row.options[option])(value) for option, value in options.items()}))
+    if sum(STAGES[name].votes for name, _ in out) > 1:
         voting = [name for name, row in STAGES.items() if row.votes]
         raise BadUsage(f"labels vote once: of {', '.join(voting)} name at most one, got {list(asked)!r}")
     return out
+
+
+def canonical(asked: Any) -> tuple[Asked, ...]:
+    """The same list as a recipe keeps it: a name alone where no option is given, {name: options} elsewhere."""
+    return tuple({name: options} if options else name for name, options in read(asked))
 
 
 def apply(
@@ -103,7 +109,8 @@ def apply(
 ) -> tuple[Float32[np.ndarray, "rows r2 c2"], Int32[np.ndarray, "height width"] | None]:
     """Scores after all stages in their order, and the segments in which labels vote if a stage gave some."""
     segments = None
-    for row, options in read(asked):
+    for name, options in read(asked):
+        row = STAGES[name]
         made = row.run(scene, scores, **options)
         if row.votes:
             segments = made
@@ -112,4 +119,4 @@ def apply(
     return scores, segments
 
 
-__all__ = ["Asked", "STAGES", "Scene", "Stage", "apply", "read", "stage", "vote"]
+__all__ = ["Asked", "STAGES", "Scene", "Stage", "apply", "canonical", "read", "stage", "vote"]
