@@ -13,8 +13,8 @@ from types import MappingProxyType
 from typing import Any
 
 from ovseg import encoders, labels, prompts, proposals, stages
-from ovseg.clip.methods import last_block
 from ovseg.clip.dense import Reading
+from ovseg.clip.methods import last_block
 from ovseg.errors import BadUsage, UnknownName
 from ovseg.evidence import REFINERS
 
