@@ -11,16 +11,18 @@ at most; 1.2 GB for 4000x3000 px and 150 rows. Too little memory is Python's own
 
 from collections.abc import Iterator
 from dataclasses import dataclass
+from functools import cached_property
 
 import numpy as np
 from jaxtyping import Float32, Int, Int32, UInt8
 
 from ovseg.errors import BadInput, BadUsage
-from ovseg.raster import posterior, upsample
+from ovseg.raster import posterior, softmax, upsample
 from ovseg.refine import DILATIONS, STEPS, pamr, reach
 
 BAND_BYTES = 4 << 20  # of an up-sampled band of all prompt rows: it stays in the cache
 REFINED_BYTES = 256 << 20  # of a band that PAMR refines, without its margin: a margin costs most in a thin band
+LOWEST = -80.0  # e to that is still a normal number in single precision
 REFINERS = ("none", "pamr")
 
 
@@ -110,11 +112,25 @@ class Evidence:
     def dense(self, band: slice) -> Float32[np.ndarray, "slots h width"]:
         """Posteriors that the cells give the names (first K) and the negatives in a band of pixel rows."""
         wide = slice(max(0, band.start - self.margin), min(self.height, band.stop + self.margin))
-        maps = upsample(self.rows, self.height, self.width, wide)
+        maps = upsample(self._level, self.height, self.width, wide)
         if self.refine == "pamr" and self.picture is not None:
             maps = pamr(self.picture[wide], maps, self.refine_steps, self.refine_dilations)
             maps = maps[:, band.start - wide.start : band.stop - wide.start]
-        return posterior(maps, self.owner, self.names, self.probability)
+        made = posterior if self._level is self.rows else softmax
+        return made(np.ascontiguousarray(maps), self.owner, self.names, self.probability)
+
+    @cached_property
+    def _level(self) -> Float32[np.ndarray, "rows r c"]:
+        """The rows less the largest of their cell, so that they need no shift on the pixels before they are raised to e.
+
+        Up-sampling and PAMR take means of cells, alike for all rows: what every row of a cell loses cancels in the
+        softmax. The largest row of a pixel lies between the lowest number here and 0. Where that is too low for single
+        precision, these are the rows as they came.
+        """
+        if not len(self.rows):
+            return self.rows
+        level: Float32[np.ndarray, "rows r c"] = self.rows - self.rows.max(axis=0)
+        return level if level.min() > LOWEST else self.rows
 
     @property
     def of_parts(self) -> Float32[np.ndarray, "slots parts"]:
@@ -137,4 +153,4 @@ class Evidence:
             yield band, slots
 
 
-__all__ = ["BAND_BYTES", "Evidence", "REFINED_BYTES", "REFINERS"]
+__all__ = ["BAND_BYTES", "Evidence", "LOWEST", "REFINED_BYTES", "REFINERS"]

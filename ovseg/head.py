@@ -13,12 +13,13 @@ The order of the steps:
    3 px (m-arda-aydn/ITACLIP@521a33c). Where labels meet, the later name wins: that is the published rule.
 5. Regions, `min_area`, mean posteriors, all of the final labels.
 
-Posteriors are made in bands and let go, twice: once to label, once for the means of the regions, which are known only
-when the last pixel has its label. Where they are small (`KEPT_BYTES`) they are kept instead. Bands run in threads, and
-neither their number nor their size changes a bit of the labels; sums of the means differ in their order (1e-6).
+Posteriors are made in bands and let go. While a band is labelled they are summed over its runs (equal labels side by
+side), because which region a run belongs to is known only when the last pixel has its label. Where steps 3 and 4 change
+labels, or there are more runs than `KEPT_BYTES` hold, a second walk makes them again. Bands run in threads. Neither
+their number nor their size changes a bit of labels and confidence; means differ in the order of their sums (1e-6).
 """
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from os import cpu_count
@@ -28,12 +29,13 @@ import numpy as np
 from jaxtyping import Bool, Float32, Int, Int16, Int32
 
 from ovseg.evidence import Evidence
-from ovseg.raster import pick, split
+from ovseg.raster import pick, runs_of, split
 
-KEPT_BYTES = 32 << 20  # of posteriors kept between the two walks
+KEPT_BYTES = 32 << 20  # of posteriors, or of their sums over runs, that wait for regions
 MOST_THREADS = 4  # each holds a band
 
 Found = TypeVar("Found")
+Runs = tuple[Int[np.ndarray, " runs"], Float32[np.ndarray, "names runs"]]
 Posteriors = Callable[[slice], Float32[np.ndarray, "slots h width"]]
 
 
@@ -53,16 +55,15 @@ def answer(evidence: Evidence) -> Answer:
     """The evidence decided at its thresholds, in the order that stands above."""
     dense, out = _kept(evidence), np.zeros(evidence.names, bool)
     if evidence.area > 0:
-        wins, _ = _label(evidence, dense, np.zeros_like(evidence.thresholds), out)
+        wins, _, _ = _label(evidence, dense, np.zeros_like(evidence.thresholds), out, sums=False)
         pixels = np.bincount(wins[wins >= 0], minlength=evidence.names)
         out = pixels <= evidence.area * pixels.sum()
-    picked, confidence = _label(evidence, dense, evidence.thresholds, out)
-    labels = picked
-    if evidence.vote is not None:
-        labels = vote(labels, evidence.vote)
-    if evidence.closing > 1:
-        labels = close(labels, evidence.closing)
-    if labels is not picked:
+    moving = evidence.vote is not None or evidence.closing > 1
+    labels, confidence, runs = _label(evidence, dense, evidence.thresholds, out, sums=not moving)
+    if moving:
+        picked = labels
+        labels = labels if evidence.vote is None else vote(labels, evidence.vote)
+        labels = labels if evidence.closing < 3 else close(labels, evidence.closing)
         confidence = _reread(evidence, dense, out, labels, labels != picked, confidence)
     owners, region_labels = split(labels, evidence.parts, evidence.names)
     keep = np.bincount(owners[owners >= 0], minlength=len(region_labels)) >= max(1, evidence.min_area)
@@ -70,7 +71,10 @@ def answer(evidence: Evidence) -> Answer:
         renumber = np.append(np.where(keep, np.cumsum(keep) - 1, -1), -1)  # the last entry serves index -1
         owners, region_labels = renumber[owners], region_labels[keep]
         labels = np.where(owners < 0, np.int16(-1), labels)
-    scores = _means(evidence, dense, out, owners, len(region_labels))
+    if runs is None:
+        runs = _summed(evidence, dense, owners)
+    scores = _means(evidence, runs, owners, len(region_labels))
+    scores[:, out] = 0
     return Answer(labels, confidence, owners, region_labels, scores)
 
 
@@ -108,11 +112,11 @@ def close(labels: Int16[np.ndarray, "height width"], side: int) -> Int16[np.ndar
 
 
 def _kept(evidence: Evidence) -> Posteriors:
-    """The evidence's posteriors, remembered where all of them are small, or where they are one band of PAMR's."""
-    bands = evidence.bands
+    """The evidence's posteriors; remembered where they are asked more than once and one band of PAMR's, or small."""
     slots = evidence.names + int((evidence.owner < 0).sum())
     small = 4 * slots * evidence.height * evidence.width <= KEPT_BYTES
-    if not small and (evidence.refine == "none" or len(bands) > 1):
+    again = evidence.area > 0 or evidence.vote is not None or evidence.closing > 1
+    if not again or not (small or (evidence.refine != "none" and len(evidence.bands) == 1)):
         return evidence.dense
     kept: dict[int, Float32[np.ndarray, "slots h width"]] = {}
 
@@ -133,59 +137,88 @@ def _each(evidence: Evidence, walk: Callable[[slice], Found]) -> Iterator[Found]
 
 
 def _label(
-    evidence: Evidence, dense: Posteriors, thresholds: Float32[np.ndarray, " names"], out: Bool[np.ndarray, " names"]
-) -> tuple[Int16[np.ndarray, "height width"], Float32[np.ndarray, "height width"]]:
-    """Label (-1: none) and posterior of every pixel, with the names that are `out` at posterior 0."""
+    evidence: Evidence,
+    dense: Posteriors,
+    thresholds: Float32[np.ndarray, " names"],
+    out: Bool[np.ndarray, " names"],
+    sums: bool,
+) -> tuple[Int16[np.ndarray, "height width"], Float32[np.ndarray, "height width"], list[Runs] | None]:
+    """Label (-1: none) and posterior of every pixel, with the names that are `out` at posterior 0.
+
+    With `sums`: also the posteriors summed over the runs of each band, unless they became too many.
+    """
     shape = (evidence.height, evidence.width)
     labels, confidence = np.full(shape, -1, np.int16), np.zeros(shape, np.float32)
     of_parts = pick(_without(evidence.of_parts, out), thresholds)
+    room = KEPT_BYTES if sums else 0
 
-    def walk(band: slice) -> None:
+    def walk(band: slice) -> Runs | None:
+        nonlocal room
         covered = None if evidence.parts is None else evidence.parts[band] >= 0
+        runs = None
         if evidence.uncovered == "dense" and (covered is None or not covered.all()):
-            labels[band], confidence[band] = pick(_without(dense(band), out), thresholds)
+            slots = dense(band)
+            labels[band], confidence[band] = pick(_without(slots, out), thresholds)
+            if room > 0:
+                free = labels[band] if covered is None else np.where(covered, np.int16(-1), labels[band])
+                runs = _run_sums(slots[: evidence.names], free, band)
+                room -= runs[1].nbytes
         if covered is not None and evidence.parts is not None:
             parts = evidence.parts[band][covered]
             labels[band][covered], confidence[band][covered] = of_parts[0][parts], of_parts[1][parts]
+        return runs
 
-    list(_each(evidence, walk))
-    return labels, confidence
+    found = [runs for runs in _each(evidence, walk) if runs is not None]
+    return labels, confidence, found if sums and room > 0 else None
 
 
-def _means(
-    evidence: Evidence,
-    dense: Posteriors,
-    out: Bool[np.ndarray, " names"],
-    owners: Int[np.ndarray, "height width"],
-    count: int,
-) -> Float32[np.ndarray, "n names"]:
-    """Mean posterior of every name over each region."""
-    names, parts = evidence.names, evidence.parts
-    sums = np.zeros((count, names))
-    free = owners if parts is None else np.where(parts >= 0, -1, owners)
-    pixels = np.bincount(free[free >= 0], minlength=count)
+def _run_sums(names: Float32[np.ndarray, "names h width"], keys: Int[np.ndarray, "h width"], band: slice) -> Runs:
+    """Flat first pixels of the runs of a band that have a key (not -1), and posteriors summed over each."""
+    starts, _ = runs_of(keys)
+    keyed = keys.reshape(-1)[starts] >= 0
+    sums = np.add.reduceat(names.reshape(len(names), -1), starts, axis=1)[:, keyed]
+    return starts[keyed] + band.start * keys.shape[1], sums
 
-    def walk(band: slice) -> tuple[Int[np.ndarray, " some"], Float32[np.ndarray, "names some"]] | None:
-        flat = free[band].reshape(-1)
-        if evidence.uncovered == "none" or (flat < 0).all():
+
+def _summed(evidence: Evidence, dense: Posteriors, owners: Int[np.ndarray, "height width"]) -> Iterator[Runs]:
+    """Posteriors summed over the runs of each region's pixels that no proposal owns, made again band by band."""
+    if evidence.uncovered == "none":
+        return
+    free = owners if evidence.parts is None else np.where(evidence.parts >= 0, -1, owners)
+
+    def walk(band: slice) -> Runs | None:
+        own = free[band]
+        if (own < 0).all():
             return None
-        starts = np.flatnonzero(np.diff(flat, prepend=-2))
-        ids = flat[starts]
-        order = np.argsort(ids, kind="stable")[np.count_nonzero(ids < 0) :]
-        runs = np.add.reduceat(dense(band)[:names].reshape(names, -1), starts, axis=1)[:, order]
-        heads = np.flatnonzero(np.diff(ids[order], prepend=-2))
-        return ids[order][heads], np.add.reduceat(runs, heads, axis=1)
+        starts, sums = _run_sums(dense(band)[: evidence.names], own, band)
+        ids = free.reshape(-1)[starts]
+        order = np.argsort(ids, kind="stable")  # to one run a region, so that few numbers wait for their turn
+        heads = np.flatnonzero(np.diff(ids[order], prepend=-1))
+        return starts[order][heads], np.add.reduceat(sums[:, order], heads, axis=1)
 
     for found in _each(evidence, walk):
         if found is not None:
-            sums[found[0]] += found[1].T
+            yield found
+
+
+def _means(
+    evidence: Evidence, runs: Iterable[Runs], owners: Int[np.ndarray, "height width"], count: int
+) -> Float32[np.ndarray, "n names"]:
+    """Mean posterior of every name over each region."""
+    names, parts, flat = evidence.names, evidence.parts, owners.reshape(-1)
+    sums, pixels = np.zeros((count, names)), np.bincount(flat[flat >= 0], minlength=count)
+    for starts, found in runs:
+        ids = flat[starts]
+        order = np.argsort(ids, kind="stable")[np.count_nonzero(ids < 0) :]
+        if len(order):
+            heads = np.flatnonzero(np.diff(ids[order], prepend=-1))
+            sums[ids[order][heads]] += np.add.reduceat(found[:, order], heads, axis=1).T
     means: Float32[np.ndarray, "n names"] = (sums / np.maximum(pixels, 1)[:, None]).astype(np.float32)
     if parts is not None:  # all pixels of a proposal's region have the proposal's posteriors
         of_region = np.full(count, -1)
         covered = (parts >= 0) & (owners >= 0)
         of_region[owners[covered]] = parts[covered]
         means[of_region >= 0] = evidence.of_parts[:names].T[of_region[of_region >= 0]]
-    means[:, out] = 0
     return means
 
 
@@ -235,4 +268,4 @@ def _without(
     return slots
 
 
-__all__ = ["Answer", "KEPT_BYTES", "MOST_THREADS", "Posteriors", "answer", "close", "vote"]
+__all__ = ["Answer", "KEPT_BYTES", "MOST_THREADS", "Posteriors", "Runs", "answer", "close", "vote"]

@@ -109,17 +109,25 @@ def posterior(
     "names" (ours): a name's best row first, softmax over names and negatives. "rows" (the papers'): softmax over all
     rows, then a name's best row, so that adding a synonym lowers everybody. Both have the same arg-max.
     """
-    slots = slots_of(rows, owner, names)
-    if not len(slots):
-        return slots.copy()
-    top = slots.max(axis=0)
-    out: Float32[np.ndarray, "slots ..."] = slots - top
-    np.exp(out, out=out)
-    if probability == "rows" and slots is not rows:
-        out /= np.exp(rows - top).sum(axis=0)
+    if not len(rows):
+        return np.zeros((names, *rows.shape[1:]), np.float32)
+    return softmax(rows - rows.max(axis=0), owner, names, probability)
+
+
+def softmax(
+    rows: Float32[np.ndarray, "rows ..."], owner: Int[np.ndarray, " rows"], names: int, probability: str
+) -> Float32[np.ndarray, "slots ..."]:
+    """What `posterior` gives, from rows whose largest is near 0 in every place. The rows given are used up."""
+    if probability == "rows":
+        np.exp(rows, out=rows)
+        total = rows.sum(axis=0)
+        slots = slots_of(rows, owner, names)
     else:
-        out /= out.sum(axis=0)
-    return out
+        slots = slots_of(rows, owner, names)
+        np.exp(slots, out=slots)
+        total = slots.sum(axis=0)
+    slots /= total
+    return slots
 
 
 def pick(
@@ -184,7 +192,7 @@ def _components(
     from scipy.sparse import csgraph  # type: ignore[import-untyped]
 
     height, width = labels.shape
-    starts, ends = _runs(labels)
+    starts, ends = runs_of(labels)
     kinds = labels.reshape(-1)[starts].astype(np.int64)
     below = np.flatnonzero((kinds >= 0) & (starts >= width))
     row = starts[below] // width
@@ -207,7 +215,7 @@ def _components(
     return owners, kinds[heads][order]
 
 
-def _runs(values: Int[np.ndarray, "height width"]) -> tuple[Int[np.ndarray, " n"], Int[np.ndarray, " n"]]:
+def runs_of(values: Int[np.ndarray, "height width"]) -> tuple[Int[np.ndarray, " n"], Int[np.ndarray, " n"]]:
     """First and past-the-last flat index of every run of equal pixels within a row."""
     height, width = values.shape
     edge = np.ones((height, width), bool)
@@ -239,17 +247,18 @@ def rles_of(owners: Int[np.ndarray, "height width"], count: int) -> Iterator[Rle
 
     height, width = owners.shape
     down = np.ascontiguousarray(owners.T).reshape(1, -1)  # COCO counts down the columns
-    starts, ends = _runs(down)
+    starts, ends = runs_of(down)
     ids = down[0, starts]
-    order = np.argsort(ids, kind="stable")
-    cuts = np.searchsorted(ids[order], np.arange(count + 1))
-    for i in range(count):
-        own = order[cuts[i] : cuts[i + 1]]
-        edges = np.stack([starts[own], ends[own]], axis=1).reshape(-1)
-        counts = np.diff(edges, prepend=0, append=height * width)
-        counts = counts[:-1] if len(counts) > 1 and counts[-1] == 0 else counts
-        rle = coco.frPyObjects({"size": [height, width], "counts": counts.tolist()}, height, width)
-        yield {"size": [int(n) for n in rle["size"]], "counts": rle["counts"].decode("ascii")}
+    order = np.argsort(ids, kind="stable")[np.count_nonzero(ids < 0) :]
+    ids, starts, ends = ids[order], starts[order], ends[order]
+    before = np.where(np.diff(ids, prepend=-1) == 0, np.roll(ends, 1), 0)
+    counts = np.stack([starts - before, ends - starts], axis=1)
+    cuts = np.searchsorted(ids, np.arange(count + 1))
+    for first, last in zip(cuts[:-1].tolist(), cuts[1:].tolist(), strict=True):
+        left = height * width - (int(ends[last - 1]) if last > first else 0)
+        listed = counts[first:last].reshape(-1).tolist() + [left] * (left > 0)
+        rle = coco.frPyObjects({"size": [height, width], "counts": listed}, height, width)
+        yield {"size": [height, width], "counts": rle["counts"].decode("ascii")}
 
 
 __all__ = [
@@ -262,7 +271,9 @@ __all__ = [
     "pick",
     "posterior",
     "rles_of",
+    "runs_of",
     "slots_of",
+    "softmax",
     "split",
     "upsample",
 ]

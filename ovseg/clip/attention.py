@@ -16,6 +16,7 @@ picture. Scores are float32 or what the tower runs in; adaptive scales are float
 
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
+from functools import lru_cache
 from types import MappingProxyType
 
 import torch
@@ -133,7 +134,7 @@ def run(sight: Sight, row: LastBlock) -> tuple[Float[Tensor, "b n embed"], tuple
         return _second_stream(sight, row), sight.grid
     walk, last = sight.walk, sight.last
     entering = sight.taps[last]
-    if not last or "attention" in walk.refuses and row.needs & {"attention"}:  # `tower.check` lets vanilla pass alone
+    if not last or row.needs & set(walk.refuses):  # `tower.check` lets vanilla alone pass: the tower as it is
         return walk.block(last, entering, sight.grid) if last else entering, sight.grid
     own = entering[:, : walk.own]
     tokens = entering if row.cls else entering[:, walk.own :]
@@ -178,17 +179,20 @@ def attend(
     return mixed.transpose(1, 2).flatten(2)
 
 
+@lru_cache(maxsize=16)
 def nearness(grid: tuple[int, int], std: float, own: int = 1) -> Float[Tensor, "n n"]:
     """exp(-distance^2 / 2 std^2) between patches of a (rows, cols) grid; 0 to and from `own` leading tokens.
+
+    Kept for the last grids asked: change a copy, never the tensor itself.
 
     >>> nearness((1, 2), 1.0)[1, 2].item() == torch.tensor(-0.5).exp().item()
     True
     """
     rows, cols = grid
-    place = torch.cartesian_prod(torch.arange(rows), torch.arange(cols)).float()
-    squared = (place[:, None] - place[None]).square().sum(dim=-1)
-    out = torch.zeros(rows * cols + own, rows * cols + own)
-    out[own:, own:] = torch.exp(-squared / (2 * std**2))
+    with torch.inference_mode(False):  # what is kept must serve callers who want gradients as well
+        place = torch.cartesian_prod(torch.arange(rows), torch.arange(cols)).float()
+        out = torch.zeros(rows * cols + own, rows * cols + own)
+        out[own:, own:] = torch.exp(-torch.cdist(place, place).square() / (2 * std**2))
     return out
 
 

@@ -21,6 +21,7 @@ from torch import Tensor
 from ovseg import geometry, images
 from ovseg.clip import tower
 from ovseg.clip.attention import Sight, read, taps_of
+from ovseg.clip.guides import GUIDES, Guide
 from ovseg.clip.load import Clip
 from ovseg.clip.methods import last_block
 from ovseg.clip.walk import Walk
@@ -82,23 +83,26 @@ def encode(
     pictures: Sequence[UInt8[np.ndarray, "_ _ 3"]],
     reading: Reading | None = None,
     *,
+    guide: Guide | None = None,
     progress: Progress | None = None,
 ) -> list[DenseFeatures]:
     """Dense features of every picture; `whole` is the unit mean of its windows' own image vectors.
 
-    Pictures may differ in size. The answer for a picture does not depend on the others. Raises `UnsupportedTower` where
-    the method cannot read this network.
+    Pictures may differ in size. The answer for a picture does not depend on the others. A guided method shows `guide`
+    every window and answers on its grid. Raises `UnsupportedTower` where the method cannot read this network, and
+    `BadUsage` where it lacks its guide.
     """
     reading = reading or Reading()
     walk = tower.check(clip.visual, reading.method)
+    guide = _needed(reading.method, guide)
     if len(reading.scales) > 1 or reading.scales[0] != 1:
-        return _at_scales(clip, pictures, reading, progress)
+        return _at_scales(clip, pictures, reading, guide, progress)
     layouts = [_lay_out(clip, walk, picture, reading) for picture in pictures]
     tokens: list[list[Tensor]] = [[] for _ in pictures]
     wholes: list[list[Tensor]] = [[] for _ in pictures]
     total, done = sum(len(layout.tops) for layout in layouts), 0
-    for owners, batch in _batches(layouts, walk.patch):
-        cells, own = _read(clip, walk, batch, reading)
+    for owners, batch in _batches(layouts, walk.patch, guide):
+        cells, own = _read(clip, walk, batch, reading, guide)
         for owner, cell, one in zip(owners, cells, own, strict=True):
             tokens[owner].append(cell)
             wholes[owner].append(one)
@@ -109,6 +113,18 @@ def encode(
         _join(picture.shape[:2], layout, torch.stack(cells), torch.stack(own), reading)
         for picture, layout, cells, own in zip(pictures, layouts, tokens, wholes, strict=True)
     ]
+
+
+@torch.inference_mode()
+def guide_map(
+    guide: Guide, picture: UInt8[np.ndarray, "height width 3"], reading: Reading
+) -> Float32[np.ndarray, "channels rows cols"]:
+    """What a guide sees in the whole picture at the size it is read at (the largest of `scales`), for the stages."""
+    long, short = (round(side * max(reading.scales)) for side in (reading.long_side, reading.short_side))
+    resized = images.resize(picture, *geometry.rescale(picture.shape[0], picture.shape[1], short, max(long, short)))
+    found = guide.features(torch.from_numpy(resized).permute(2, 0, 1)[None])
+    out: Float32[np.ndarray, "channels rows cols"] = found[0].float().cpu().numpy()
+    return out
 
 
 def encode_images(clip: Clip, pictures: Sequence[UInt8[np.ndarray, "_ _ 3"]]) -> Float32[np.ndarray, "n dim"]:
@@ -126,14 +142,18 @@ def encode_images(clip: Clip, pictures: Sequence[UInt8[np.ndarray, "_ _ 3"]]) ->
 
 
 def _at_scales(
-    clip: Clip, pictures: Sequence[UInt8[np.ndarray, "_ _ 3"]], reading: Reading, progress: Progress | None
+    clip: Clip,
+    pictures: Sequence[UInt8[np.ndarray, "_ _ 3"]],
+    reading: Reading,
+    guide: Guide | None,
+    progress: Progress | None,
 ) -> list[DenseFeatures]:
     """Each scale on its own, then unit features averaged on the grid of the largest."""
     several = []
     for scale in reading.scales:
         side = max(SHORTEST_SIDE, round(reading.short_side * scale))
         one = replace(reading, short_side=side, long_side=max(side, round(reading.long_side * scale)), scales=(1.0,))
-        several.append(encode(clip, pictures, one, progress=progress))
+        several.append(encode(clip, pictures, one, guide=guide, progress=progress))
     out = []
     for found in zip(*several, strict=True):
         rows, cols = max(features.grid for features in found)
@@ -167,11 +187,24 @@ def _lay_out(clip: Clip, walk: Walk, picture: UInt8[np.ndarray, "h w 3"], readin
     return _Layout(_normalised(clip, resized), tops, lefts, (crop[0], crop[1]))
 
 
-def _batches(layouts: Sequence[_Layout], patch: tuple[int, int]) -> Iterator[tuple[list[int], Tensor]]:
+def _needed(method: str, guide: Guide | None) -> Guide | None:
+    """The guide where the method takes one (an error if there is none), nothing where it does not."""
+    if "guide" not in last_block(method).needs:
+        return None
+    if guide is None:
+        raise BadUsage(f"method {method} takes its attention from another network: give a guide ({', '.join(GUIDES)})")
+    return guide
+
+
+def _batches(
+    layouts: Sequence[_Layout], patch: tuple[int, int], guide: Guide | None
+) -> Iterator[tuple[list[int], Tensor]]:
     """Windows of equal size from all pictures, as many at a time as the token bound allows, in order."""
     shapes = dict.fromkeys(layout.crop for layout in layouts)
     for height, width in shapes:
-        room = max(1, TOKENS_PER_BATCH // max(1, (height // patch[0]) * (width // patch[1])))
+        rows, cols = guide.grid(height, width) if guide else (0, 0)
+        tokens = max(1, (height // patch[0]) * (width // patch[1]), rows * cols)
+        room = max(1, TOKENS_PER_BATCH // tokens)
         places = [
             (owner, top, left)
             for owner, layout in enumerate(layouts)
@@ -185,7 +218,9 @@ def _batches(layouts: Sequence[_Layout], patch: tuple[int, int]) -> Iterator[tup
 
 
 @torch.inference_mode()
-def _read(clip: Clip, walk: Walk, batch: Float32[Tensor, "b 3 h w"], reading: Reading) -> tuple[Tensor, Tensor]:
+def _read(
+    clip: Clip, walk: Walk, batch: Float32[Tensor, "b 3 h w"], reading: Reading, guide: Guide | None
+) -> tuple[Tensor, Tensor]:
     """Vectors of the cells (b, dim, rows, cols) and unit ones of the windows themselves (b, dim), on the CPU.
 
     Cells are unit vectors, plus the method's share of the changed block's unit image token where it has one: the
@@ -196,7 +231,8 @@ def _read(clip: Clip, walk: Walk, batch: Float32[Tensor, "b 3 h w"], reading: Re
     positions = row.positions if reading.protocol == "paper" else "bicubic"
     grid = tower.grid_of(walk, pixels)
     taps = tower.prefix(walk, pixels, taps_of(row, walk.depth), positions)
-    seen = read(Sight(walk, taps, grid), row)
+    given = {"guide": guide.features(pixels, mean=clip.mean, std=clip.std).to(clip.device)} if guide else {}
+    seen = read(Sight(walk, taps, grid, given), row)
     whole = walk.whole(taps[walk.depth], grid)
     cells = F.normalize(seen.cells.float(), dim=-1)
     if row.cls_logits and seen.own is not None:
@@ -252,4 +288,13 @@ def _normalised(clip: Clip, picture: UInt8[np.ndarray, "h w 3"]) -> Float32[Tens
     return (torch.from_numpy(picture).permute(2, 0, 1).float() / 255 - mean) / std
 
 
-__all__ = ["PROTOCOLS", "Progress", "Reading", "SHORTEST_SIDE", "TOKENS_PER_BATCH", "encode", "encode_images"]
+__all__ = [
+    "PROTOCOLS",
+    "Progress",
+    "Reading",
+    "SHORTEST_SIDE",
+    "TOKENS_PER_BATCH",
+    "encode",
+    "encode_images",
+    "guide_map",
+]

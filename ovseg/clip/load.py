@@ -1,14 +1,18 @@
 """Opening a CLIP network: by a name of `BACKBONES`, by open_clip's architecture and tag, from a file, or ready-made.
 
 A checkpoint must fit its network key by key and shape by shape, or it is refused with the keys that do not fit. Nothing
-is downloaded here: `ovseg weights pull` does that.
+is downloaded here: `ovseg weights pull` does that. Mean and deviation of pixels are those that open_clip names for the
+architecture's published weights (SigLIP and PE 0.5, MobileCLIP 0 and 1, CLIPA ImageNet's, all others OpenAI's). Towers
+that read words by a tokenizer of transformers (SigLIP, CLIPA, XLM-R, NLLB) find its files beside the checkpoint or in
+the Hugging Face cache.
 """
 
 import hashlib
 import json
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import cached_property
+from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
 
@@ -16,8 +20,9 @@ import torch
 from torch import Tensor, nn
 
 from ovseg import weights
+from ovseg.clip import families
 from ovseg.clip.backbones import BACKBONES
-from ovseg.errors import BadUsage, BadWeights, MissingDevice, MissingWeights, UnknownName
+from ovseg.errors import BadUsage, BadWeights, MissingDevice, MissingExtra, MissingWeights, UnknownName
 
 OPENAI_MEAN = (0.48145466, 0.4578275, 0.40821073)
 OPENAI_STD = (0.26862954, 0.26130258, 0.27577711)
@@ -51,6 +56,12 @@ class Clip:
         return (size, size) if isinstance(size, int) else (int(size[0]), int(size[1]))
 
     @property
+    def dim(self) -> int:
+        """Length of a picture's or a text's vector; towers of timm's do not say it, their walk does."""
+        said = getattr(self.visual, "output_dim", None)
+        return families.find(self.visual).dim if said is None else int(said)
+
+    @property
     def context_length(self) -> int:
         """Tokens that the text tower reads, start and end included."""
         return int(self.model.context_length)
@@ -71,26 +82,33 @@ class Clip:
 
 
 def load(
-    spec: str = "tiny", *, device: str = "cpu", folder: str | Path | None = None, allow_pickle: bool = False
+    spec: str = "tiny",
+    *,
+    device: str = "cpu",
+    folder: str | Path | None = None,
+    allow_pickle: bool = False,
+    tokenizer: Any = None,
 ) -> Clip:
     """The network that `spec` names, in evaluation mode, float32, on `device`.
 
     `spec` is a name of `BACKBONES`; `ARCHITECTURE/TAG` of open_clip, its file in the Hugging Face cache;
     `ARCHITECTURE@FILE`; or a FILE with a description (`model_cfg` in its metadata, or a .json of the same name beside
-    it). Raises `UnknownName`, `MissingWeights`, `BadWeights` or `MissingDevice`.
+    it). `tokenizer` is taken in place of the architecture's own, for a machine where that is not to be had: a callable
+    of texts and `context_length`. Raises `UnknownName`, `MissingWeights`, `BadWeights`, `MissingExtra` or
+    `MissingDevice`.
     """
     place = pick_device(device)
     known = {name.casefold(): name for name in BACKBONES}
     if spec.casefold() in known:
-        return _known(known[spec.casefold()], place, folder)
+        return _with(tokenizer, _known(known[spec.casefold()], place, folder))
     architecture, at, file = spec.partition("@")
     if at:
-        return _of_architecture(architecture, Path(file).expanduser(), spec, place, allow_pickle)
+        return _of_architecture(architecture, Path(file).expanduser(), spec, place, allow_pickle, tokenizer=tokenizer)
     if Path(spec).suffix.lower() in CHECKPOINT_SUFFIXES:
-        return _described(Path(spec).expanduser(), spec, place, allow_pickle)
+        return _with(tokenizer, _described(Path(spec).expanduser(), spec, place, allow_pickle))
     if Path(spec).expanduser().exists():
         raise BadUsage(f"a checkpoint ends in {', '.join(CHECKPOINT_SUFFIXES)}: {spec} does not")
-    return _tagged(spec, place, allow_pickle)
+    return _tagged(spec, place, allow_pickle, tokenizer)
 
 
 def wrap(
@@ -131,14 +149,17 @@ def fill(model: nn.Module, state: dict[str, Tensor], source: str) -> None:
     """Put a state dict into a network, every key matched and none left over.
 
     OpenAI's files carry three numbers beside the tensors, and files of open_clip's two-tower class say `text.` before
-    the text side: both are understood. Half precision becomes what the network holds (float32).
+    the text side, where the others do not: all are understood. Half precision becomes what the network holds (float32).
     """
     state = {key: value for key, value in state.items() if key not in OPENAI_EXTRAS}
     wanted = model.state_dict()
-    if any(key.startswith("text.") for key in state) and not any(key.startswith("text.") for key in wanted):
+    said, asked = (any(key.startswith("text.") for key in keys) for keys in (state, wanted))
+    if said and not asked:
         state = {key.removeprefix("text."): value for key, value in state.items()}
-    if "logit_scale" in state and "logit_scale" in wanted:
-        state["logit_scale"] = state["logit_scale"].reshape(wanted["logit_scale"].shape)
+    elif asked and not said:
+        state = {key if key.startswith(("visual.", "logit_")) else f"text.{key}": value for key, value in state.items()}
+    for key in {"logit_scale", "logit_bias"} & state.keys() & wanted.keys():
+        state[key] = state[key].reshape(wanted[key].shape)
     missing, extra = sorted(set(wanted) - set(state)), sorted(set(state) - set(wanted))
     if missing or extra:
         raise BadWeights(
@@ -166,7 +187,11 @@ def _known(name: str, device: torch.device, folder: str | Path | None) -> Clip:
     return _described(file, name, device, False)
 
 
-def _tagged(spec: str, device: torch.device, allow_pickle: bool) -> Clip:
+def _with(tokenizer: Any, clip: Clip) -> Clip:
+    return clip if tokenizer is None else replace(clip, tokenizer=tokenizer)
+
+
+def _tagged(spec: str, device: torch.device, allow_pickle: bool, tokenizer: Any) -> Clip:
     """`ARCHITECTURE/TAG` of open_clip's own list, from the Hugging Face cache alone."""
     import open_clip
     from huggingface_hub import try_to_load_from_cache
@@ -185,7 +210,8 @@ def _tagged(spec: str, device: torch.device, allow_pickle: bool) -> Clip:
     for file in names if repository else ():
         found = try_to_load_from_cache(repository, file)
         if isinstance(found, str):
-            return _of_architecture(architecture, Path(found), spec, device, allow_pickle)
+            moments = tuple(row["mean"]), tuple(row["std"])
+            return _of_architecture(architecture, Path(found), spec, device, allow_pickle, moments, tokenizer)
     where = f"huggingface-cli download {repository} {names[0]}" if repository else f"a download of {row.get('url')}"
     raise MissingWeights(
         f"the weights of {spec} are not in the Hugging Face cache: run `{where}` where there is a network, or give the "
@@ -193,8 +219,16 @@ def _tagged(spec: str, device: torch.device, allow_pickle: bool) -> Clip:
     )
 
 
-def _of_architecture(architecture: str, file: Path, name: str, device: torch.device, allow_pickle: bool) -> Clip:
-    """A checkpoint in a network of open_clip's list."""
+def _of_architecture(
+    architecture: str,
+    file: Path,
+    name: str,
+    device: torch.device,
+    allow_pickle: bool,
+    moments: tuple[tuple[float, ...], tuple[float, ...]] | None = None,
+    tokenizer: Any = None,
+) -> Clip:
+    """A checkpoint in a network of open_clip's list; without `moments`, those of its published weights."""
     import open_clip
 
     if architecture not in open_clip.list_models():
@@ -205,14 +239,62 @@ def _of_architecture(architecture: str, file: Path, name: str, device: torch.dev
             f"{file.name} is of OpenAI, whose weights need QuickGELU: say {architecture}-quickgelu@{file} (with plain "
             "GELU every answer would be a little wrong)"
         )
-    model = open_clip.create_model(architecture, pretrained=None, load_weights=False)
+    tokenizer = tokenizer or _tokenizer(architecture, file)
+    text_model = open_clip.get_model_config(architecture)["text_cfg"].get("hf_model_name")
+    if text_model:
+        _hugging(text_model, "config.json", architecture, file.parent)
+    model = open_clip.create_model(architecture, pretrained=None, load_weights=False, pretrained_text=False)
     fill(model, state, str(file))
-    mean, std = (getattr(model.visual, key, None) or value for key, value in MOMENTS.items())
-    tokenizer = open_clip.get_tokenizer(architecture)
-    return Clip(name, model.eval().to(device), tokenizer, tuple(mean), tuple(std), device)
+    mean, std = moments or _moments(architecture)
+    return Clip(name, model.eval().to(device), tokenizer, mean, std, device)
 
 
-MOMENTS = {"image_mean": OPENAI_MEAN, "image_std": OPENAI_STD}
+def _moments(architecture: str) -> tuple[tuple[float, ...], tuple[float, ...]]:
+    """Mean and deviation that all published weights of an architecture were trained with; OpenAI's where they differ."""
+    import open_clip
+
+    rows = [
+        open_clip.get_pretrained_cfg(architecture, tag) for tag in open_clip.list_pretrained_tags_by_model(architecture)
+    ]
+    found = {(tuple(row["mean"]), tuple(row["std"])) for row in rows}
+    return found.pop() if len(found) == 1 else (OPENAI_MEAN, OPENAI_STD)
+
+
+def _tokenizer(architecture: str, file: Path) -> Any:
+    """The architecture's tokenizer: open_clip's own, or one of transformers from files that are here."""
+    import open_clip
+
+    text = open_clip.get_model_config(architecture)["text_cfg"]
+    repository = text.get("hf_tokenizer_name")
+    if not repository:
+        return open_clip.get_tokenizer(architecture)
+    folder = _hugging(repository, "tokenizer_config.json", architecture, file.parent)
+    return open_clip.tokenizer.HFTokenizer(
+        str(folder),
+        context_length=text.get("context_length", 77),
+        tokenizer_mode=text.get("tokenizer_mode"),
+        **text.get("tokenizer_kwargs", {}),
+    )
+
+
+def _hugging(repository: str, file: str, architecture: str, beside: Path) -> Path:
+    """The folder that holds a repository's file: beside the checkpoint, else in the Hugging Face cache."""
+    from huggingface_hub import try_to_load_from_cache
+
+    if find_spec("transformers") is None:
+        raise MissingExtra(
+            f"{architecture} reads words by {repository}, which needs transformers: pip install transformers "
+            "sentencepiece (or give load() a tokenizer of your own)"
+        )
+    if (beside / file).is_file():
+        return beside
+    found = try_to_load_from_cache(repository, file)
+    if not isinstance(found, str):
+        raise MissingWeights(
+            f"{architecture} reads words by {repository}, whose {file} is neither beside the checkpoint ({beside}) nor in "
+            f"the Hugging Face cache: run `huggingface-cli download {repository}` where there is a network"
+        )
+    return Path(found).parent
 
 
 def _described(file: Path, name: str, device: torch.device, allow_pickle: bool) -> Clip:
@@ -225,11 +307,12 @@ def _described(file: Path, name: str, device: torch.device, allow_pickle: bool) 
             f"{file} does not say what network it is of: name it, as ARCHITECTURE@{file}, with an architecture of "
             f"open_clip.list_models() (for OpenAI's weights for instance ViT-B-16-quickgelu@{file.name})"
         )
+    kind = open_clip.CustomTextCLIP if config.get("custom_text") else open_clip.CLIP
     try:
-        model = open_clip.CLIP(
+        model = kind(
             config["embed_dim"], config["vision_cfg"], config["text_cfg"], quick_gelu=config.get("quick_gelu", False)
         )
-    except (KeyError, TypeError, ValueError) as error:
+    except (KeyError, TypeError, ValueError, RuntimeError) as error:  # the last: a name that timm does not know
         raise BadWeights(f"the description of {file} is not open_clip's model_cfg: {error}") from error
     fill(model, _read(file, allow_pickle), str(file))
     pixels = config.get("preprocess", {})

@@ -196,3 +196,11 @@ def test_unknown_method_and_pixels_below_a_patch_say_so(visual: nn.Module) -> No
 def test_pixels_of_another_shape_or_type_get_a_sentence(visual: nn.Module, pixels: Tensor) -> None:
     with pytest.raises(BadInput, match=r"pixels must be \(batch, 3, height, width\) and normalised floats: got \["):
         tower.dense_tokens(visual, pixels, "naclip")
+
+
+def test_nearness_that_was_kept_by_an_inference_run_still_serves_a_gradient(visual: nn.Module) -> None:
+    pixels = torch.randn(1, 3, 40, 88, requires_grad=True)
+    with torch.inference_mode():
+        tower.dense_tokens(visual, pixels, "naclip")
+    tower.dense_tokens(visual, pixels, "naclip").sum().backward()
+    assert pixels.grad is not None
