@@ -1,0 +1,173 @@
+"""OpenVINO's side: a module becomes a graph, the graph is compiled for this machine, and the result is kept on disk.
+
+The graph is made by torch's tracing and OpenVINO's frontend, called directly: `openvino.convert_model` reports to its
+makers where their telemetry is on, and a program that imported openvino before ovseg has it on. Axes that may vary stay
+open in the graph, so another picture size is another shape of the same graph and compiles nothing; nothing is padded.
+
+Kept files are found by all that they depend on: weights, structure, versions, processor. They hold the weights once
+more (312 MB for eleven blocks of a ViT-B), so only the last used are kept.
+"""
+
+import contextlib
+import hashlib
+import io
+import json
+import os
+import queue
+import sys
+import tempfile
+import threading
+import warnings
+from collections.abc import Sequence
+from importlib import metadata
+from pathlib import Path
+from typing import Any
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from ovseg.errors import BadUsage, MissingExtra
+from ovseg.runtime.kernels import Kernels
+
+HINTS = {"float32": "f32", "bfloat16": "bf16"}
+KEPT = 8  # files in the cache folder
+# What a compiled graph may differ from its module, as a share of the module's largest value: float32 differs by 1e-6,
+# bfloat16 by 1e-2 in the depth of a ViT; a graph that computes something else differs by 1.
+TOLERANCE = {"float32": 1e-3, "bfloat16": 0.1}
+
+_TRACING = threading.Lock()  # torch.jit.trace keeps global tables
+
+
+def openvino() -> Any:
+    """The package without its telemetry, or the error that says how to get it.
+
+    Importing openvino sends an event over the network (`openvino_telemetry`, unless its user opted out before). Where
+    that package is absent openvino takes a stub instead: so it is made absent, for this process and for good.
+    """
+    if "openvino" not in sys.modules:
+        sys.modules["openvino_telemetry"] = None  # type: ignore[assignment]
+    try:
+        import openvino
+    except ImportError:
+        raise MissingExtra('runtime openvino needs the package openvino: pip install "ovseg[openvino]"') from None
+    return openvino
+
+
+class Graph:
+    """A compiled graph as a function: tensors in, float32 tensors out. Several threads may call it at once."""
+
+    def __init__(self, compiled: Any) -> None:
+        self.compiled = compiled
+        self._idle: queue.SimpleQueue[Any] = queue.SimpleQueue()
+
+    def __call__(self, *inputs: Tensor) -> tuple[Tensor, ...]:
+        try:
+            request = self._idle.get_nowait()
+        except queue.Empty:
+            request = self.compiled.create_infer_request()
+        arrays = [tensor.detach().cpu().float().contiguous().numpy() for tensor in inputs]
+        found = request.infer(arrays, share_inputs=True)
+        out = tuple(torch.from_numpy(found[port]) for port in self.compiled.outputs)
+        self._idle.put(request)
+        return out
+
+
+def graph(
+    module: nn.Module,
+    inputs: Sequence[Tensor],
+    *,
+    precision: str = "float32",
+    free: Sequence[int] = (0,),
+    cache: Path | None = None,
+    key: str = "",
+) -> Graph:
+    """The module compiled for this machine, read from `cache` where it was kept; `free` axes of every input may vary.
+
+    A new graph is run once against the module on `inputs`. Raises `MissingExtra` without openvino, and `BadUsage` where
+    the graph computes something else.
+    """
+    core = openvino().Core()
+    config = {
+        "INFERENCE_PRECISION_HINT": HINTS[precision],
+        "PERFORMANCE_HINT": "LATENCY",
+        "INFERENCE_NUM_THREADS": torch.get_num_threads(),
+        "ENABLE_CPU_PINNING": False,  # a pinned thread waits for its core when something else runs there
+    }
+    kept = cache / f"{_digest(core, module, inputs, precision, free, key)}.blob" if cache else None
+    if kept and kept.is_file():
+        with contextlib.suppress(OSError):
+            os.utime(kept)  # the last used are kept
+        return Graph(core.import_model(openvino().tensor_from_file(str(kept)), "CPU", config))
+    compiled = core.compile_model(_convert(module, inputs, free), "CPU", config)
+    out = Graph(compiled)
+    _compare(module, out, inputs, precision)
+    if kept:
+        _keep(compiled, kept)
+    return out
+
+
+def _convert(module: nn.Module, inputs: Sequence[Tensor], free: Sequence[int]) -> Any:
+    ov = openvino()
+    from openvino.frontend import FrontEndManager
+    from openvino.frontend.pytorch.ts_decoder import TorchScriptPythonDecoder
+
+    with _TRACING, torch.no_grad(), warnings.catch_warnings(), Kernels(F.linear):
+        warnings.simplefilter("ignore")  # jit.trace, which OpenVINO builds on, is deprecated and talks of sizes
+        traced: Any = torch.jit.trace(module, tuple(inputs), check_trace=False, strict=False)  # type: ignore[no-untyped-call]
+    frontend = FrontEndManager().load_by_framework("pytorch")
+    decoder = TorchScriptPythonDecoder(traced)  # named: the frontend does not keep it alive
+    model = frontend.convert(frontend.load(decoder))
+    for parameter, tensor in zip(model.get_parameters(), inputs, strict=True):
+        shape = [-1 if axis in free else size for axis, size in enumerate(tensor.shape)]
+        parameter.set_element_type(ov.Type.f32)
+        parameter.set_partial_shape(ov.PartialShape(shape))
+    model.validate_nodes_and_infer_types()
+    return model
+
+
+def _compare(module: nn.Module, made: Graph, inputs: Sequence[Tensor], precision: str) -> None:
+    with torch.inference_mode():
+        wanted = module(*inputs)
+    for want, got in zip(wanted, made(*inputs), strict=True):
+        limit = TOLERANCE[precision] * float(want.abs().max())
+        worst = float((want - got).abs().max()) if want.shape == got.shape else float("inf")
+        if not worst <= limit:
+            raise BadUsage(
+                f"openvino computes something else than torch for this network (off by {worst:.1e} where {limit:.1e} "
+                'is rounding): take runtime="torch"'
+            )
+
+
+def _digest(
+    core: Any, module: nn.Module, inputs: Sequence[Tensor], precision: str, free: Sequence[int], key: str
+) -> str:
+    """Of everything that a compiled graph depends on; the values of the parameters included."""
+    digest = hashlib.sha256()
+    for name, tensor in module.state_dict().items():
+        digest.update(f"{name}{tensor.dtype}{list(tensor.shape)}".encode())
+        digest.update(tensor.detach().cpu().contiguous().flatten().view(torch.uint8).numpy())
+    shapes = [[-1 if axis in free else size for axis, size in enumerate(tensor.shape)] for tensor in inputs]
+    versions = [metadata.version("openvino"), torch.__version__, core.get_property("CPU", "FULL_DEVICE_NAME")]
+    digest.update(json.dumps([key, repr(module), precision, shapes, torch.get_num_threads(), versions]).encode())
+    return digest.hexdigest()[:40]
+
+
+def _keep(compiled: Any, path: Path) -> None:
+    with contextlib.suppress(OSError):  # a cache folder that cannot be written costs time, nothing else
+        path.parent.mkdir(parents=True, exist_ok=True)
+        with tempfile.NamedTemporaryFile(dir=path.parent, suffix=".part", delete=False) as part:
+            try:
+                stream = io.BytesIO()
+                compiled.export_model(stream)
+                part.write(stream.getbuffer())
+                part.close()
+                os.replace(part.name, path)
+            finally:
+                Path(part.name).unlink(missing_ok=True)
+        files = sorted(path.parent.glob("*.blob"), key=lambda file: file.stat().st_mtime, reverse=True)
+        for old in files[KEPT:]:
+            old.unlink(missing_ok=True)
+
+
+__all__ = ["Graph", "HINTS", "KEPT", "TOLERANCE", "graph", "openvino"]
