@@ -211,7 +211,7 @@ class LastBlock:
         """What not every tower has (`walk.FEATURES`), and what not every caller gives: "guide", "feedback"."""
         groups = (*self.groups, *self.extra_groups)
         sources = {term.source for group in groups for term in group.terms}
-        needs = sources & {"guide", "feedback"}
+        needs = (sources & {"guide", "feedback"}) | {"attention"}
         if self.residual:
             needs.add("residual")
         if self.mlp:
@@ -222,8 +222,6 @@ class LastBlock:
             needs.add("layers")
         if any(len(group.layers) for group in groups):
             needs.add("layers")
-        if any(group.normaliser != "identity" for group in groups):
-            needs.add("attention")
         return frozenset(needs)
 
 

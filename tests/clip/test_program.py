@@ -53,7 +53,7 @@ def test_rows_are_checked_when_made(make: object, told: str) -> None:
 def test_a_row_says_what_it_needs_and_what_its_weights_add_up_to() -> None:
     row = LastBlock((Group((QQ,)), Group((KK,), weight=0.5)), residual=False)
     assert row.row_sum == 1.5 and row.needs == {"attention", "mlp"}
-    assert LastBlock((IDENTITY,), residual=False, mlp=False).needs == set()
+    assert LastBlock((IDENTITY,), residual=False, mlp=False).needs == {"attention"}
     guided = LastBlock((Group((Term("guide"),)),), cls=False, residual=False, mlp=False)
     assert guided.needs == {"attention", "guide"}
     assert isinstance(BadUsage("x"), OvsegError)

@@ -182,6 +182,14 @@ def test_a_tower_that_cannot_do_a_method_refuses_it_and_names_those_that_it_can(
     assert tower.probe(tiny.model().visual).refuses == {}
 
 
+def test_tower_without_attention_gives_its_own_features_and_refuses_every_method() -> None:
+    conv = open_clip.create_model("MobileCLIP-S1", pretrained=None, load_weights=False).eval()
+    assert set(tower.probe(conv).refuses) == set(LAST_BLOCKS) - {"vanilla"}
+    with pytest.raises(UnsupportedTower, match="Methods that can: vanilla."):
+        tower.dense_tokens(conv, torch.zeros(1, 3, 64, 96))
+    assert tower.dense_tokens(conv, torch.zeros(1, 3, 64, 96), "vanilla").shape == (1, 2, 3, 512)
+
+
 def test_unknown_method_and_pixels_below_a_patch_say_so(visual: nn.Module) -> None:
     with pytest.raises(UnknownName, match="Did you mean 'naclip'"):
         tower.dense_tokens(visual, PIXELS, "naklip")
