@@ -118,9 +118,7 @@ def small_picture() -> np.ndarray:
     return (picture + rng.integers(0, 3, (9, 14, 3))).astype(np.uint8)
 
 
-@pytest.mark.parametrize("chunk", [1 << 26, 600])
-def test_pixels_are_the_papers_second_step_whatever_the_chunk(chunk: int, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(module, "CHUNK_BYTES", chunk)
+def test_pixels_are_the_papers_second_step() -> None:
     picture = small_picture()
     given = scene(picture=picture)
     rows = rows_of(given)[:, :3, :4]
