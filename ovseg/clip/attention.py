@@ -111,7 +111,8 @@ def scaled(layers: Layers, depth: int, as_released: bool = False) -> list[int]:
     if as_released:
         if max(layers) >= depth:
             raise BadInput(
-                f"the method names block {max(layers)} as it was released, and this tower has {depth} blocks"
+                f"the method names block {max(layers)} as it was released, and this tower has {depth} blocks; the fast "
+                'protocol (layers="scaled") takes them in proportion'
             )
         return list(layers)
     if isinstance(layers, range):

@@ -3,7 +3,8 @@
 Two protocols. "fast" (ours) rounds both sides to the patch, so windows lie on the patch grid: unit features of all
 windows are averaged there and made unit again, which keeps every cell's arg-max of averaged scores. "paper" is what the
 released programs do (mmsegmentation's slide inference): ratio kept, windows anywhere, the last one shifted inwards,
-scores of each window up-sampled to its pixels and averaged there; its windows are kept apart for that.
+scores of each window up-sampled to its pixels and averaged there; its windows are kept apart for that. Block numbers
+and the resampling of positions are then the released program's as well.
 
 Windows of several pictures run in one batch, bounded by tokens. A picture is encoded once; any number of names,
 thresholds and policies are asked of the result.
@@ -228,11 +229,12 @@ def _read(
     """
     pixels = batch.to(clip.device)
     row = last_block(reading.method)
-    positions = row.positions if reading.protocol == "paper" else "bicubic"
+    as_released = reading.protocol == "paper"
+    positions = row.positions if as_released else "bicubic"
     grid = tower.grid_of(walk, pixels)
-    taps = tower.prefix(walk, pixels, taps_of(row, walk.depth), positions)
+    taps = tower.prefix(walk, pixels, taps_of(row, walk.depth, as_released), positions)
     given = {"guide": guide.features(pixels, mean=clip.mean, std=clip.std).to(clip.device)} if guide else {}
-    seen = read(Sight(walk, taps, grid, given), row)
+    seen = read(Sight(walk, taps, grid, given, as_released=as_released), row)
     whole = walk.whole(taps[walk.depth], grid)
     cells = F.normalize(seen.cells.float(), dim=-1)
     if row.cls_logits and seen.own is not None:

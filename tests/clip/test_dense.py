@@ -4,9 +4,11 @@ import torch
 
 import tiny
 from ovseg.clip import dense, tower
+from ovseg.clip.attention import Sight, read
 from ovseg.clip.dense import Reading, encode, encode_images
 from ovseg.clip.load import Clip
-from ovseg.errors import BadUsage, UnknownName, UnsupportedTower
+from ovseg.clip.methods import last_block
+from ovseg.errors import BadInput, BadUsage, UnknownName, UnsupportedTower
 
 WIDE, TALL, SMALL = tiny.picture(48, 80), tiny.picture(91, 50, seed=1), tiny.picture(33, 20, seed=2)
 
@@ -137,3 +139,29 @@ def test_readings_are_checked_when_made(clip: Clip) -> None:
         Reading(protocol="paper", scales=(1.0, 2.0))
     with pytest.raises(UnsupportedTower):
         encode(tiny.clip(layers=2), [WIDE], Reading("resclip"))
+
+
+def test_paper_protocol_takes_block_numbers_as_they_were_released() -> None:
+    deep = tiny.clip(layers=24)
+    (got,) = encode(deep, [WIDE], Reading("resclip", protocol="paper", short_side=48, crop=-1))
+    pixels = dense._normalised(deep, WIDE)[None]
+    as_released = tower.dense_tokens(deep.visual, pixels, "resclip", positions="scale01", layers="as-released")
+    wanted = torch.nn.functional.normalize(as_released, dim=-1)[0].permute(2, 0, 1)
+    np.testing.assert_allclose(got.vectors, wanted, atol=1e-5)
+    with pytest.raises(BadInput, match="the fast protocol"):
+        encode(tiny.clip(), [WIDE], Reading("resclip", protocol="paper", short_side=48))
+
+
+def test_part_of_the_image_token_is_taken_off_every_cell_as_its_authors_do() -> None:
+    """SegEarth: logits minus 0.3 times the cosine of the changed block's image token, window by window."""
+    clip = tiny.clip()
+    (got,) = encode(clip, [WIDE], Reading("segearth", protocol="paper", short_side=48, crop=-1))
+    walk, row = tower.check(clip.visual, "segearth"), last_block("segearth")
+    pixels = dense._normalised(clip, WIDE)[None]
+    taps = tower.prefix(walk, pixels, positions="scale01")
+    seen = read(Sight(walk, taps, (6, 10)), row)
+    text = torch.nn.functional.normalize(torch.randn(4, tiny.DIM, generator=torch.Generator().manual_seed(2)), dim=-1)
+    cells, own = (torch.nn.functional.normalize(part, dim=-1)[0] for part in (seen.cells, seen.own))
+    wanted = cells @ text.T - 0.3 * (own @ text.T)
+    assert got.windows is not None
+    np.testing.assert_allclose(np.einsum("drc,kd->rck", got.windows.vectors[0], text.numpy()), wanted, atol=1e-5)
