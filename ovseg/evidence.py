@@ -121,7 +121,7 @@ class Evidence:
 
     @cached_property
     def _level(self) -> Float32[np.ndarray, "rows r c"]:
-        """The rows less the largest of their cell, so that they need no shift on the pixels before they are raised to e.
+        """The rows less the largest of their cell, so that e to their power needs no shift on the pixels.
 
         Up-sampling and PAMR take means of cells, alike for all rows: what every row of a cell loses cancels in the
         softmax. The largest row of a pixel lies between the lowest number here and 0. Where that is too low for single

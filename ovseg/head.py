@@ -35,7 +35,7 @@ KEPT_BYTES = 32 << 20  # of posteriors, or of their sums over runs, that wait fo
 MOST_THREADS = 4  # each holds a band
 
 Found = TypeVar("Found")
-Runs = tuple[Int[np.ndarray, " runs"], Float32[np.ndarray, "names runs"]]
+Runs = tuple[Int[np.ndarray, " _runs"], Float32[np.ndarray, "names _runs"]]
 Posteriors = Callable[[slice], Float32[np.ndarray, "slots h width"]]
 
 
@@ -71,9 +71,8 @@ def answer(evidence: Evidence) -> Answer:
         renumber = np.append(np.where(keep, np.cumsum(keep) - 1, -1), -1)  # the last entry serves index -1
         owners, region_labels = renumber[owners], region_labels[keep]
         labels = np.where(owners < 0, np.int16(-1), labels)
-    if runs is None:
-        runs = _summed(evidence, dense, owners)
-    scores = _means(evidence, runs, owners, len(region_labels))
+    sums = _summed(evidence, dense, owners) if runs is None else runs
+    scores = _means(evidence, sums, owners, len(region_labels))
     scores[:, out] = 0
     return Answer(labels, confidence, owners, region_labels, scores)
 
@@ -176,7 +175,7 @@ def _run_sums(names: Float32[np.ndarray, "names h width"], keys: Int[np.ndarray,
     """Flat first pixels of the runs of a band that have a key (not -1), and posteriors summed over each."""
     starts, _ = runs_of(keys)
     keyed = keys.reshape(-1)[starts] >= 0
-    sums = np.add.reduceat(names.reshape(len(names), -1), starts, axis=1)[:, keyed]
+    sums = np.add.reduceat(names.reshape(len(names), keys.size), starts, axis=1)[:, keyed]
     return starts[keyed] + band.start * keys.shape[1], sums
 
 

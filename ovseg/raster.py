@@ -75,9 +75,11 @@ def upsample(
 
     count, rows, cols = maps.shape
     low, high, share = (part[band or slice(None)] for part in _between(rows, height))
-    lines = maps[:, low] * (1 - share)[:, None] + maps[:, high] * share[:, None]
-    if cols == width or not lines.size:
-        return np.ascontiguousarray(np.broadcast_to(lines, (count, len(low), width)))
+    lines: Float32[np.ndarray, "k h cols"] = maps[:, low] * (1 - share)[:, None] + maps[:, high] * share[:, None]
+    if not lines.size:
+        return np.zeros((count, len(low), width), np.float32)
+    if cols == width:
+        return np.asarray(lines)
     flat = cv2.resize(lines.reshape(count * len(low), cols), (width, count * len(low)), interpolation=cv2.INTER_LINEAR)
     out: Float32[np.ndarray, "k h width"] = flat.reshape(count, len(low), width)
     return out
