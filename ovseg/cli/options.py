@@ -45,6 +45,11 @@ ASKING = _options(
     click.option("--negatives", metavar="SET", help="Words for 'none of these': scene, word, voc26, none."),
     click.option("--templates", metavar="SET", help="Sentences round a name: few, simple, bare, openai80, sub7."),
     click.option("--min-area", type=float, metavar="SHARE", help="Drop regions below this share of the picture."),
+    click.option("--area", type=float, metavar="SHARE", help="Drop names with at most this share of labelled pixels."),
+    click.option("--refine", metavar="NAME", help="Let labels follow the picture's edges: pamr, none."),
+    click.option(
+        "--stage", "stages", multiple=True, metavar="NAME", help="Change scores first: tlp, lposs, surgery ..."
+    ),
 )
 NETWORK = _options(
     click.option("--model", metavar="NAME", help="tiny, mobile, base, large; ARCH/TAG of open_clip; ARCH@FILE; FILE."),
@@ -145,6 +150,9 @@ def recipe_of(options: dict[str, Any]) -> tuple["Recipe | None", dict[str, float
         "negatives": options.pop("negatives", None),
         "templates": options.pop("templates", None),
         "min_area": options.pop("min_area", None),
+        "area": options.pop("area", None),
+        "refine": options.pop("refine", None),
+        "stages": options.pop("stages", None) or None,
     }
     changes = {name: value for name, value in changes.items() if value is not None}
     own: dict[str, float] = {}

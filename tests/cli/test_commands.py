@@ -46,6 +46,17 @@ def test_help_is_quick_and_shows_examples_for_every_command() -> None:
         assert "Examples:" in text and text.index("Examples:") < text.index("Options:"), name
 
 
+def test_stages_refining_and_area_reach_the_recipe_and_misspelt_ones_are_told(run: Any) -> None:
+    asked = ("segment", EXAMPLE, "-p", "apple", "-p", "cup", "--json")
+    code, out, _ = run(*asked, "--stage", "surgery", "--stage", "tlp", "--refine", "pamr", "--area", "0.02")
+    recipe = json.loads(out)["recipe"]
+    assert code == 0 and recipe["stages"] == ["surgery", "tlp"]
+    assert (recipe["refine"], recipe["area"]) == ("pamr", 0.02)
+    for wrong, hint in (("--stage", "Did you mean 'tlp'"), ("--refine", "refine must be one of none, pamr")):
+        code, out, err = run(*asked, wrong, "tpl")
+        assert code == 2 and not out and hint in err
+
+
 def test_json_is_one_object_a_picture_and_writes_nothing(run: Any, tmp_path: Path) -> None:
     code, out, err = run(
         "segment", EXAMPLE, EXAMPLE.parent / "trap.jpg", "-p", "apple", "-p", "dog=dog|puppy", "--json"
