@@ -242,7 +242,7 @@ def _of_architecture(
     tokenizer = tokenizer or _tokenizer(architecture, file)
     text_model = open_clip.get_model_config(architecture)["text_cfg"].get("hf_model_name")
     if text_model:
-        _hugging(text_model, "config.json", architecture, file.parent)
+        _hugging(text_model, "config.json", architecture)
     model = open_clip.create_model(architecture, pretrained=None, load_weights=False, pretrained_text=False)
     fill(model, state, str(file))
     mean, std = moments or _moments(architecture)
@@ -250,7 +250,7 @@ def _of_architecture(
 
 
 def _moments(architecture: str) -> tuple[tuple[float, ...], tuple[float, ...]]:
-    """Mean and deviation that all published weights of an architecture were trained with; OpenAI's where they differ."""
+    """Mean and deviation of all published weights of an architecture; OpenAI's where these differ or none is known."""
     import open_clip
 
     rows = [
@@ -277,8 +277,8 @@ def _tokenizer(architecture: str, file: Path) -> Any:
     )
 
 
-def _hugging(repository: str, file: str, architecture: str, beside: Path) -> Path:
-    """The folder that holds a repository's file: beside the checkpoint, else in the Hugging Face cache."""
+def _hugging(repository: str, file: str, architecture: str, beside: Path | None = None) -> Path:
+    """The folder that holds a file of a repository: beside the checkpoint, or in the Hugging Face cache."""
     from huggingface_hub import try_to_load_from_cache
 
     if find_spec("transformers") is None:
@@ -286,13 +286,14 @@ def _hugging(repository: str, file: str, architecture: str, beside: Path) -> Pat
             f"{architecture} reads words by {repository}, which needs transformers: pip install transformers "
             "sentencepiece (or give load() a tokenizer of your own)"
         )
-    if (beside / file).is_file():
+    if beside and (beside / file).is_file():
         return beside
     found = try_to_load_from_cache(repository, file)
     if not isinstance(found, str):
+        where = f"neither beside the checkpoint ({beside}) nor" if beside else "not"
         raise MissingWeights(
-            f"{architecture} reads words by {repository}, whose {file} is neither beside the checkpoint ({beside}) nor in "
-            f"the Hugging Face cache: run `huggingface-cli download {repository}` where there is a network"
+            f"{architecture} reads words by {repository}, whose {file} is {where} in the Hugging Face cache: run "
+            f"`huggingface-cli download {repository}` where there is a network"
         )
     return Path(found).parent
 

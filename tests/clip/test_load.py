@@ -1,18 +1,25 @@
 import json
+import sys
+from functools import partial
 from pathlib import Path
+from types import SimpleNamespace
+from typing import Any
 
 import numpy as np
 import open_clip
 import pytest
+import timm
 import torch
 from safetensors.torch import save_file
 
 import tiny
-from ovseg.clip import load
+from ovseg.clip import families, load
 from ovseg.clip.backbones import BACKBONES
 from ovseg.clip.load import fill, wrap
-from ovseg.errors import BadUsage, BadWeights, MissingDevice, MissingWeights, UnknownName
+from ovseg.errors import BadUsage, BadWeights, MissingDevice, MissingExtra, MissingWeights, UnknownName
 from ovseg.weights import MANIFEST
+from tests.clip.families import towers
+from tests.clip.families.towers import moved
 
 CONFIG = {
     "embed_dim": tiny.DIM,
@@ -57,6 +64,169 @@ def test_openai_style_and_two_tower_style_keys_fit() -> None:
         fill(fresh, dict(style), "file")
         torch.testing.assert_close(fresh.visual.proj, model.visual.proj, rtol=0, atol=1e-3)
         torch.testing.assert_close(fresh.token_embedding.weight, model.token_embedding.weight, rtol=0, atol=1e-3)
+
+
+def test_flat_keys_fit_the_two_tower_class() -> None:
+    flat = {key.removeprefix("text."): value for key, value in two_towers().state_dict().items()}
+    assert any(not key.startswith(("visual.", "logit_")) for key in flat)
+    fresh = two_towers(seed=3)
+    fill(fresh, flat | {"logit_bias": flat["logit_bias"].reshape(1)}, "file")  # SigLIP's files differ in that shape
+    wanted = two_towers().state_dict()
+    assert all(torch.equal(value, wanted[key]) for key, value in fresh.state_dict().items())
+
+
+def two_towers(seed: int = 0) -> torch.nn.Module:
+    torch.manual_seed(seed)
+    vision, text = CONFIG["vision_cfg"], CONFIG["text_cfg"]
+    return moved(open_clip.CustomTextCLIP(tiny.DIM, vision, text, init_logit_bias=-10), seed)  # type: ignore[arg-type]
+
+
+VISION = {"image_size": 48, "timm_model_pretrained": False}
+SMALL: dict[str, tuple[dict[str, Any], dict[str, Any], float]] = {  # vision_cfg, what makes timm's network small, mean
+    "EVA02-B-16": (
+        {"timm_model_name": "eva02_base_patch16_clip_224", "timm_pool": "token", "timm_proj": None},
+        {"img_size": 48, "depth": 2, **towers.SMALL},
+        0.48145466,
+    ),
+    "ViT-B-16-SigLIP": (
+        {"timm_model_name": "vit_base_patch16_siglip_224", "timm_pool": "map", "timm_proj": "none"},
+        {"img_size": 48, "depth": 2, **towers.SMALL},
+        0.5,
+    ),
+    "MobileCLIP-S1": (
+        {"timm_model_name": "fastvit_mci1", "timm_pool": "avg", "timm_proj": None, "image_size": 64},
+        {"layers": (1, 1, 1, 1), "embed_dims": (8, 16, 32, 32)},
+        0.0,
+    ),
+    "convnext_base": (
+        {"timm_model_name": "convnext_base", "timm_pool": "", "timm_proj": "linear", "image_size": 64},
+        {"depths": (1, 1, 1, 1), "dims": (8, 16, 24, 40)},
+        0.48145466,
+    ),
+    "RN50": (
+        {"layers": [1, 1, 1, 1], "width": 16, "head_width": 32, "patch_size": None, "image_size": 64},
+        {},
+        0.48145466,
+    ),
+}
+
+
+@pytest.fixture(params=SMALL)
+def small(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> tuple[str, float]:
+    """An architecture of open_clip's list, its config and timm's network made small; and its mean."""
+    vision, options, mean = SMALL[request.param]
+    config = {
+        "embed_dim": 48,
+        "vision_cfg": VISION | vision if "timm_model_name" in vision else vision,
+        "text_cfg": CONFIG["text_cfg"] | {"hf_tokenizer_name": "timm/some" if "SigLIP" in request.param else ""},
+        "custom_text": "SigLIP" in request.param or "EVA" in request.param,
+    }
+    monkeypatch.setitem(open_clip.factory._MODEL_CONFIGS, request.param, config)
+    monkeypatch.setattr(timm, "create_model", partial(timm.create_model, **options))
+    return request.param, mean
+
+
+def test_every_family_opens_from_a_file_by_its_architecture(small: tuple[str, float], tmp_path: Path) -> None:
+    architecture, mean = small
+    model: Any = moved(open_clip.create_model(architecture, load_weights=False))
+    file = tmp_path / "own.safetensors"
+    save_file({key: value.contiguous() for key, value in model.state_dict().items()}, file)
+    own = open_clip.tokenizer.SimpleTokenizer(context_length=16)
+    clip = load.load(f"{architecture}@{file}", tokenizer=own)
+    walk = families.find(clip.visual)
+    assert clip.tokenizer is own and clip.context_length == 16 and clip.mean[0] == mean and len(clip.std) == 3
+    assert clip.dim == walk.dim == 48 and clip.image_size == (walk.native[0] * walk.patch[0],) * 2
+    pixels, words = torch.randn(2, 3, *clip.image_size), own(["a dog", "two cats"])
+    with torch.inference_mode():
+        torch.testing.assert_close(clip.model.encode_image(pixels), model.encode_image(pixels), rtol=0, atol=1e-5)
+        torch.testing.assert_close(clip.model.encode_text(words), model.encode_text(words), rtol=0, atol=1e-5)
+
+
+@pytest.mark.parametrize("small", ["ViT-B-16-SigLIP"], indirect=True)
+def test_tokenizer_of_transformers_is_asked_for_by_name(
+    small: tuple[str, float], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    file = tmp_path / "own.safetensors"
+    model = open_clip.create_model(small[0], load_weights=False)
+    save_file({key: value.contiguous() for key, value in model.state_dict().items()}, file)
+    monkeypatch.setattr(load, "find_spec", lambda name: None)
+    with pytest.raises(MissingExtra, match="ViT-B-16-SigLIP reads words by timm/some, which needs transformers: pip"):
+        load.load(f"{small[0]}@{file}")
+    asked: list[str] = []
+
+    class AutoTokenizer:
+        @staticmethod
+        def from_pretrained(name: str, **options: Any) -> object:
+            asked.append(name)
+            return object()
+
+    monkeypatch.setattr(load, "find_spec", lambda name: name)
+    monkeypatch.setitem(sys.modules, "transformers", SimpleNamespace(AutoTokenizer=AutoTokenizer))  # type: ignore[arg-type]
+    monkeypatch.setattr("huggingface_hub.try_to_load_from_cache", lambda repository, name: None)
+    with pytest.raises(MissingWeights, match="whose tokenizer_config.json is neither beside the checkpoint"):
+        load.load(f"{small[0]}@{file}")
+    (tmp_path / "tokenizer_config.json").write_text("{}")
+    assert load.load(f"{small[0]}@{file}").tokenizer.context_length == 16
+    elsewhere = tmp_path / "cache" / "tokenizer_config.json"
+    monkeypatch.setattr("huggingface_hub.try_to_load_from_cache", lambda repository, name: str(elsewhere))
+    (tmp_path / "tokenizer_config.json").unlink()
+    load.load(f"{small[0]}@{file}")
+    assert asked == [str(tmp_path), str(elsewhere.parent)]
+
+
+def test_text_tower_of_transformers_is_never_fetched(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(load, "find_spec", lambda name: name)
+    monkeypatch.setattr("huggingface_hub.try_to_load_from_cache", lambda repository, name: None)
+    file = tmp_path / "own.safetensors"
+    save_file({"logit_scale": torch.ones(())}, file)
+    (tmp_path / "config.json").write_text("{}")  # of something else: the tower is built from the cache alone
+    with pytest.raises(MissingWeights, match="by xlm-roberta-base, whose config.json is not in the Hugging Face cache"):
+        load.load(f"xlm-roberta-base-ViT-B-32@{file}", tokenizer=open_clip.tokenizer.SimpleTokenizer())
+
+
+def test_pixels_are_normalised_as_the_published_weights_were() -> None:
+    half, whole = ((0.5,) * 3, (0.5,) * 3), ((0.0,) * 3, (1.0,) * 3)
+    wanted = {"ViT-L-16-SigLIP2-256": half, "PE-Core-B-16": half, "MobileCLIP-S2": whole, "MobileCLIP2-B": whole}
+    assert {name: load._moments(name) for name in wanted} == wanted
+    openai = (load.OPENAI_MEAN, load.OPENAI_STD)
+    assert load._moments("EVA02-L-14") == load._moments("ViTamin-L") == load._moments("RN101") == openai
+    assert load._moments("ViT-L-14") == openai  # published with two different means
+    assert load._moments("ViT-S-16") == openai  # never published
+    assert load._moments("ViT-L-14-CLIPA")[0] == (0.485, 0.456, 0.406)
+
+
+def test_file_that_describes_a_network_of_timm_opens(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    vision, options, _ = SMALL["EVA02-B-16"]
+    monkeypatch.setattr(timm, "create_model", partial(timm.create_model, **options))
+    config = {"embed_dim": 32, "vision_cfg": VISION | vision, "text_cfg": CONFIG["text_cfg"], "custom_text": True}
+    parts = {key: value for key, value in config.items() if key != "custom_text"}
+    model: Any = moved(open_clip.CustomTextCLIP(**parts))
+    file = tmp_path / "own.safetensors"
+    save_file(
+        {key: value.contiguous() for key, value in model.state_dict().items()}, file, {"model_cfg": json.dumps(config)}
+    )
+    clip = load.load(str(file))
+    pixels = torch.randn(2, 3, 48, 48)
+    assert clip.dim == 32
+    torch.testing.assert_close(clip.model.encode_image(pixels), model.encode_image(pixels), rtol=0, atol=1e-5)
+    unknown = config | {"vision_cfg": VISION | vision | {"timm_model_name": "no_such_network"}}
+    save_file({"a": torch.zeros(1)}, file, {"model_cfg": json.dumps(unknown)})
+    with pytest.raises(BadWeights, match="not open_clip's model_cfg: Unknown model"):
+        load.load(str(file))
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("architecture", ["EVA02-B-16", "RN50"])
+def test_networks_of_real_size_open_from_a_file(architecture: str, tmp_path: Path) -> None:
+    model: Any = open_clip.create_model(architecture, load_weights=False).eval()
+    file = tmp_path / "own.safetensors"
+    save_file({key: value.contiguous() for key, value in model.state_dict().items()}, file)
+    clip = load.load(f"{architecture}@{file}")
+    pixels = torch.randn(1, 3, *clip.image_size)
+    torch.testing.assert_close(clip.model.encode_image(pixels), model.encode_image(pixels), rtol=0, atol=1e-5)
+    walk = families.find(clip.visual)
+    tap, grid = towers.last(walk, pixels)
+    torch.testing.assert_close(walk.whole(tap, grid), model.encode_image(pixels), rtol=0, atol=1e-5)
 
 
 def test_every_key_must_fit() -> None:
