@@ -16,6 +16,7 @@ from jaxtyping import Float32, UInt8
 
 from ovseg import anomaly, encoders, images, labels, proposals, weights
 from ovseg.clip import dense, load, text
+from ovseg.clip.guides import GUIDES, Guide, load_guide
 from ovseg.clip.load import Clip
 from ovseg.errors import BadInput, BadUsage, MissingWeights
 from ovseg.prompts import read_words
@@ -37,6 +38,7 @@ class Encoding:
     regions: Regions
     region_vectors: Float32[np.ndarray, "n dim"]
     image_side: str
+    guide: Float32[np.ndarray, "channels guide_rows guide_cols"] | None = None
 
     def __repr__(self) -> str:
         (height, width), (rows, cols) = self.image.shape[:2], self.features.grid
@@ -55,8 +57,15 @@ class Pipeline:
     True
     """
 
-    def __init__(self, recipe: Recipe, clip: Clip, sam: object | None = None, cache: Path | None = None) -> None:
-        self.recipe, self.clip, self.sam, self.cache = recipe, clip, sam, cache
+    def __init__(
+        self,
+        recipe: Recipe,
+        clip: Clip,
+        sam: object | None = None,
+        cache: Path | None = None,
+        guide: Guide | None = None,
+    ) -> None:
+        self.recipe, self.clip, self.sam, self.cache, self.guide = recipe, clip, sam, cache, guide
         self._vocabularies: dict[Any, Vocabulary] = {}
         self._lock = threading.Lock()
 
@@ -100,8 +109,13 @@ class Pipeline:
             from ovseg.sam import load as sam_load
 
             sam = sam_load.load(sam_file, device=str(clip.device))
+        guide = None
+        if chosen.guide:
+            guide = load_guide(
+                chosen.guide, device=str(clip.device), folder=folder, allow_pickle=allow_pickle, clip=clip, sam=sam
+            )
         kept = weights.cache_folder() / "text" if cache == "default" else cache
-        return cls(chosen, clip, sam, Path(kept) if kept is not None else None)
+        return cls(chosen, clip, sam, Path(kept) if kept is not None else None, guide)
 
     @overload
     def encode(
@@ -124,7 +138,11 @@ class Pipeline:
                 )
         told = progress or _silent
         features = dense.encode(
-            self.clip, pictures, self.recipe.reading, progress=lambda done, of: told("encode", done, of)
+            self.clip,
+            pictures,
+            self.recipe.reading,
+            guide=self.guide,
+            progress=lambda done, of: told("encode", done, of),
         )
         out = [self._with_regions(picture, one, told) for picture, one in zip(pictures, features, strict=True)]
         return out if many else out[0]
@@ -249,6 +267,7 @@ class Pipeline:
             region_vectors=encoding.region_vectors,
             recipe=recipe,
             picture=encoding.image,
+            guide=encoding.guide,
         )
 
     def _encoded(self, image: Any, channel_order: str, progress: Progress | None) -> Encoding:
@@ -267,7 +286,10 @@ class Pipeline:
         regions = proposals.propose(recipe.proposer, picture, features, sam=self.sam, **recipe.proposer_options)
         vectors = encoders.encode(recipe.encoder, self.clip, picture, features, regions, **recipe.encoder_options)
         told("propose", 1, 1)
-        return Encoding(picture, features, regions, vectors, self.recipe.image_side)
+        stages_guide = (
+            None if self.guide is None or recipe.guided else dense.guide_map(self.guide, picture, recipe.reading)
+        )
+        return Encoding(picture, features, regions, vectors, recipe.image_side, stages_guide)
 
     def __repr__(self) -> str:
         return f"Pipeline({self.recipe.name}: {self.clip.name} on {self.clip.device}, {self.recipe.method})"
@@ -277,8 +299,9 @@ def needed_weights(recipe: Recipe) -> list[str]:
     """Rows of the weights' manifest that a recipe needs, one for each network."""
     from ovseg.clip.backbones import BACKBONES
 
-    row = BACKBONES.get(recipe.model)
-    return ([row.weights[0]] if row else []) + ([recipe.sam] if recipe.sam else [])
+    row, guide = BACKBONES.get(recipe.model), GUIDES.get(recipe.guide)
+    needed = [row.weights[0]] if row else []
+    return needed + ([recipe.sam] if recipe.sam else []) + ([*guide.weights[:1]] if guide else [])
 
 
 def best_here(folder: str | Path | None = None) -> str:

@@ -14,6 +14,7 @@ from typing import Any
 
 from ovseg import encoders, labels, prompts, proposals, stages
 from ovseg.clip.dense import Reading
+from ovseg.clip.guides import GUIDES
 from ovseg.clip.methods import last_block
 from ovseg.errors import BadUsage, UnknownName
 from ovseg.evidence import REFINERS
@@ -29,13 +30,15 @@ class Recipe:
     Sizes are pixels; `crop`, `stride` and `scales` as in `clip.dense.Reading`. `scale` multiplies cosines before the
     softmax. `threshold` is the least posterior of a label, in [0, 1]. `min_area` is the share of the picture below
     which a region is dropped. `stages` change the cells' scores in their order: names of `stages.STAGES`, or {name:
-    options}. `refine`, `area` and `closing` are as in `evidence.Evidence`. `model` is a name that `clip.load` opens and
-    `sam` a row of the weights' manifest, or empty.
+    options}. `refine`, `area` and `closing` are as in `evidence.Evidence`. `model` is a name that `clip.load` opens,
+    `sam` a row of the weights' manifest, or empty. `guide` is a name that `clip.guides` opens: the other network that a
+    guided method takes its attention from, and the stages of any other method.
     """
 
     name: str = "own"
     model: str = "tiny"
     sam: str = ""
+    guide: str = ""
     method: str = "maskclip-reduced"
     protocol: str = "fast"
     short_side: int = 336
@@ -64,6 +67,7 @@ class Recipe:
         object.__setattr__(self, "scales", tuple(float(scale) for scale in self.scales))  # JSON gives a list
         last_block(self.method)
         _ = self.reading  # made once, to check the protocol and the sizes
+        self._check_guide()
         if self.templates not in prompts.TEMPLATES:
             raise UnknownName.of("templates", self.templates, prompts.TEMPLATES)
         prompts.negatives(self.negatives)
@@ -94,6 +98,18 @@ class Recipe:
         object.__setattr__(self, "stages", stages.canonical(self.stages))
         self._check_votes()
 
+    def _check_guide(self) -> None:
+        """A guided method needs a guide, and a guide that is known before its weights are sought."""
+        known, at, _ = self.guide.partition("@")
+        if self.guide and not at and self.guide not in GUIDES:
+            raise UnknownName.of("guide", self.guide, GUIDES)
+        if not self.guide and self.guided:
+            raise BadUsage(
+                f"method {self.method} takes its attention from another network: name a guide ({', '.join(GUIDES)})"
+            )
+        if known == "sam" and not self.sam:
+            raise BadUsage("guide sam is the recipe's own SAM: name one too, for instance sam=sam-vit-b")
+
     def _check_votes(self) -> None:
         """Where labels vote the cells decide: proposals are the voters, or there are none."""
         for name, _ in stages.read(self.stages):
@@ -112,10 +128,15 @@ class Recipe:
         return Reading(self.method, self.protocol, *sizes)
 
     @property
+    def guided(self) -> bool:
+        """Whether the method itself takes the guide; where it does not, the guide is the stages'."""
+        return "guide" in last_block(self.method).needs
+
+    @property
     def image_side(self) -> str:
         """What an `Encoding` depends on, as one text: two recipes that agree here can share it."""
         rows = [self.proposer, dict(self.proposer_options), self.encoder, dict(self.encoder_options)]
-        return json.dumps([self.model, self.sam, asdict(self.reading), *rows], sort_keys=True)
+        return json.dumps([self.model, self.sam, self.guide, asdict(self.reading), *rows], sort_keys=True)
 
     @property
     def fingerprint(self) -> str:

@@ -20,7 +20,8 @@ def test_json_and_back_is_the_same_recipe() -> None:
 def test_every_choice_moves_the_fingerprint() -> None:
     base = Recipe()
     other = {
-        "name": "x", "model": "ViT-B-16/openai", "sam": "sam-vit-b", "method": "naclip", "protocol": "paper",
+        "name": "x", "model": "ViT-B-16/openai", "sam": "sam-vit-b", "guide": "dino-b16",
+        "method": "naclip", "protocol": "paper",
         "short_side": 224, "long_side": 1024, "crop": -1, "stride": 64, "scales": (0.5, 1),
         "templates": "simple", "negatives": "word",
         "scale": 50.0, "probability": "rows", "threshold": 0.5, "proposer": "felzenszwalb",
@@ -140,3 +141,20 @@ def test_stages_are_kept_in_one_spelling_and_nobody_can_change_them_from_outside
 def test_stages_that_cannot_work_together_are_refused(change: dict[str, object], sentence: str) -> None:
     with pytest.raises(BadUsage, match=sentence):
         Recipe().replace(**change)
+
+
+def test_a_guided_method_without_a_guide_is_refused_when_the_recipe_is_made() -> None:
+    with pytest.raises(BadUsage, match=r"proxyclip takes its attention from another network: name a guide \(dino-b8,"):
+        Recipe(method="proxyclip")
+    with pytest.raises(UnknownName, match="guide must be one of .*Did you mean 'dino-b16'"):
+        Recipe(method="proxyclip", guide="dino-b-16")
+    with pytest.raises(BadUsage, match="guide sam is the recipe's own SAM"):
+        Recipe(method="proxyclip", guide="sam")
+    own = Recipe(method="proxyclip", guide="dino-b8@here/my.pth")
+    assert own.guided and Recipe.from_json(own.to_json()) == own
+    assert own.image_side != own.replace(guide="self").image_side
+
+
+def test_a_guide_beside_a_method_that_takes_none_is_the_stages() -> None:
+    recipe = Recipe(method="naclip", guide="self", stages=["lposs"])
+    assert not recipe.guided and recipe.image_side != recipe.replace(guide="").image_side

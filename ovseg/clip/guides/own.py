@@ -8,6 +8,7 @@ from jaxtyping import Float
 from torch import Tensor
 
 from ovseg.clip.families import find
+from ovseg.clip.guides.pixels import fitted
 from ovseg.clip.load import Clip
 from ovseg.clip.walk import Prefix, Walk, layer
 from ovseg.errors import UnsupportedTower
@@ -19,9 +20,8 @@ def look(
     network: Clip, pixels: Float[Tensor, "b 3 height width"], output: str = "tokens", positions: str = "bicubic"
 ) -> Float[Tensor, "b channels rows cols"]:
     """The patches that leave a middle block, on the tower's own grid; the blocks before it run a second time."""
-    walk = _walk(network)
-    rows, cols = _cells(walk, pixels.shape[2], pixels.shape[3])
-    entering = walk.enter(pixels, positions)
+    walk, (rows, cols) = _walk(network), grid(network, pixels.shape[2], pixels.shape[3])
+    entering = walk.enter(fitted(pixels, (rows * walk.patch[0], cols * walk.patch[1])), positions)
     (tokens,) = Prefix(walk, [layer(BLOCK, walk.depth) + 1], (rows, cols))(entering)
     patches: Tensor = tokens[:, walk.own :].mT.reshape(len(pixels), -1, rows, cols)
     return patches
@@ -29,7 +29,8 @@ def look(
 
 def grid(network: Clip, height: int, width: int) -> tuple[int, int]:
     """Rows and columns of the map of such pixels: the tower's own."""
-    return _cells(_walk(network), height, width)
+    walk = _walk(network)
+    return max(1, round(height / walk.patch[0])), max(1, round(width / walk.patch[1]))
 
 
 def _walk(network: Clip) -> Walk:
@@ -37,10 +38,6 @@ def _walk(network: Clip) -> Walk:
     if walk.depth < 2:
         raise UnsupportedTower(f"guide self reads a middle block: {walk.family} has {walk.depth}; take another guide")
     return walk
-
-
-def _cells(walk: Walk, height: int, width: int) -> tuple[int, int]:
-    return max(1, height // walk.patch[0]), max(1, width // walk.patch[1])
 
 
 __all__ = ["BLOCK", "grid", "look"]
