@@ -30,7 +30,9 @@ from jaxtyping import Float
 from scipy.optimize import linear_sum_assignment  # type: ignore[import-untyped]
 from torch import Tensor
 
-from ovseg.clip.walk import Prefix, Walk
+from ovseg.clip.attention import nearness
+from ovseg.clip.tower import grid_of, prefix
+from ovseg.clip.walk import Walk
 from ovseg.errors import BadInput
 
 EIGENVALUES = 20  # compared of each graph
@@ -50,20 +52,17 @@ def cass(
     compat: bool = False,
 ) -> Float[Tensor, "b rows cols dim"]:
     """Projected patch vectors, not normalised. `keys` are the guide's, head by head, of as many heads as the tower."""
-    rows, cols = pixels.shape[2] // walk.patch[0], pixels.shape[3] // walk.patch[1]
-    if not rows or not cols:
-        raise BadInput(f"pixels must hold at least one patch of {walk.patch[0]}x{walk.patch[1]}")
+    rows, cols = grid = grid_of(walk, pixels)
     if len(keys) != len(pixels) or keys.shape[1] % walk.heads:
         raise BadInput(
             f"keys must be (batch, channels, rows, cols) with the tower's {walk.heads} heads in the channels: got "
             f"{list(keys.shape)} for {len(pixels)} pictures"
         )
-    (last,) = Prefix(walk, (walk.depth,), (rows, cols))(walk.enter(pixels, positions))
-    patches = walk.norm(walk.depth, last[:, walk.own :])
-    sides = walk.sides(walk.depth, patches, (rows, cols), "kv")
-    moved = F.interpolate(keys, size=(rows, cols), mode="bilinear", align_corners=False)
+    entering = prefix(walk, pixels, (), positions)[walk.depth][:, walk.own :]
+    sides = walk.sides(walk.depth, walk.norm(walk.depth, entering), grid, "kv")
+    moved = F.interpolate(keys, size=grid, mode="bilinear", align_corners=False)
     by_head = moved.reshape(len(keys), walk.heads, -1, rows * cols).mT
-    near = nearness(rows, cols, STD).to(sides["k"])
+    near = nearness(grid, STD, own=0).to(sides["k"])
     out = []
     for own, guide, value in zip(sides["k"], by_head, sides["v"], strict=True):
         scores = mixed(own, ranged(guide, own), stretch=stretch, energy=energy, compat=compat)
@@ -131,12 +130,6 @@ def ranged(tensor: Float[Tensor, "*shape"], like: Float[Tensor, "*other"]) -> Fl
     return unit * (high - low) + low
 
 
-def nearness(rows: int, cols: int, std: float) -> Float[Tensor, "n n"]:
-    """exp(-distance^2 / 2 std^2) between the patches of a grid."""
-    place = torch.cartesian_prod(torch.arange(rows), torch.arange(cols)).float()
-    return torch.exp(-(place[:, None] - place[None]).square().sum(dim=-1) / (2 * std**2))
-
-
 __all__ = [
     "EIGENVALUES",
     "RANK",
@@ -146,7 +139,6 @@ __all__ = [
     "distances",
     "low_rank",
     "mixed",
-    "nearness",
     "ranged",
     "spectrum",
 ]

@@ -21,8 +21,11 @@ import torch.nn.functional as F
 from jaxtyping import Bool, Float
 from torch import Tensor
 
-from ovseg.clip.walk import Prefix, Vit, Walk
-from ovseg.errors import BadInput, BadWeights, UnsupportedTower
+from ovseg.clip.attention import Sight, read
+from ovseg.clip.methods import LAST_BLOCKS
+from ovseg.clip.tower import grid_of, prefix
+from ovseg.clip.walk import Vit, Walk
+from ovseg.errors import BadWeights, UnsupportedTower
 
 SCALE = 100.0  # of the cosines, before the softmax over names
 
@@ -79,21 +82,15 @@ def dinoise(
             f"clip-dinoiser reads the third block from the end of a standard ViT with an image token: {walk.family} of "
             f"{walk.depth} blocks has none; its released head is for LAION's ViT-B/16."
         )
-    rows, cols = pixels.shape[2] // walk.patch[0], pixels.shape[3] // walk.patch[1]
-    if not rows or not cols:
-        raise BadInput(f"pixels must hold at least one patch of {walk.patch[0]}x{walk.patch[1]}")
-    grid, number = (rows, cols), walk.depth - 2
-    tap, last = Prefix(walk, (number, walk.depth), grid)(walk.enter(pixels, positions))
-
-    sides = walk.sides(number, walk.norm(number, tap), grid)
+    rows, cols = grid = grid_of(walk, pixels)
+    number = walk.depth - 2
+    taps = prefix(walk, pixels, (number,), positions)
+    sides = walk.sides(number, walk.norm(number, taps[number]), grid)
     mixed = F.scaled_dot_product_attention(sides["q"], sides["k"], sides["v"]).transpose(1, 2).flatten(2)
-    between = walk.tower.transformer.resblocks[number - 1].ln_2(tap + walk.out(number, mixed))
+    between = walk.tower.transformer.resblocks[number - 1].ln_2(taps[number] + walk.out(number, mixed))
     middle = between[:, 1:].mT.reshape(len(pixels), -1, rows, cols)
 
-    value = walk.sides(walk.depth, walk.norm(walk.depth, last[:, 1:]), grid, "v")["v"]
-    tokens = last[:, 1:] + walk.out(walk.depth, value.transpose(1, 2).flatten(2))
-    tokens = walk.project(tokens + walk.mlp(walk.depth, tokens))
-
+    tokens = read(Sight(walk, taps, grid), LAST_BLOCKS["maskclip"]).cells.flatten(1, 2)
     alike = correlation(head, middle)
     return Pooled(pool(tokens, alike, floor).reshape(len(pixels), rows, cols, -1), alike, background(head, middle))
 

@@ -25,8 +25,10 @@ from jaxtyping import Bool, Float, Int
 from scipy.sparse.csgraph import connected_components  # type: ignore[import-untyped]
 from torch import Tensor
 
+from ovseg.clip.attention import likeness
+from ovseg.clip.tower import grid_of
 from ovseg.clip.walk import Vit, Walk
-from ovseg.errors import BadInput, UnsupportedTower
+from ovseg.errors import UnsupportedTower
 
 TEMPERATURE = 4.0
 SPATIAL = {12: (6, 10), 24: (11, 22)}  # first and last block averaged, by depth; other towers: 3 to L-2
@@ -46,20 +48,17 @@ def corrclip(
     compat: bool = False,
 ) -> Float[Tensor, "b rows cols dim"]:
     """Projected vectors on the guide's grid, not normalised. `regions` counts from 1; 0 belongs to no region."""
-    if not isinstance(walk, Vit) or walk.own != 1 or walk.depth < 2:
+    if not isinstance(walk, Vit) or walk.own != 1 or walk.tower.pool_type != "tok" or walk.depth < 2:
         raise UnsupportedTower(
-            f"corrclip copies the image token of a standard ViT: {walk.family} has none that can be copied."
+            f"corrclip copies the image token that a standard ViT ends in: {walk.family} has none that can be copied."
         )
-    grid = (pixels.shape[2] // walk.patch[0], pixels.shape[3] // walk.patch[1])
-    if not all(grid):
-        raise BadInput(f"pixels must hold at least one patch of {walk.patch[0]}x{walk.patch[1]}")
-    cells = (guide.shape[2], guide.shape[3])
+    grid, cells = grid_of(walk, pixels), (guide.shape[2], guide.shape[3])
     unit = F.normalize(guide, dim=1).flatten(2).mT  # (b, cells, channels)
-    likeness = unit @ unit.mT
+    alike = likeness(unit)
     at_cells = F.interpolate(regions[:, None].float(), size=cells, mode="nearest")[:, 0].long()
     at_cells = torch.stack([merged(one, mine, merge, compat) for one, mine in zip(at_cells, unit, strict=True)])
-    scopes = [scope(one.flatten(), mine, compat).logical_not() for one, mine in zip(at_cells, likeness, strict=True)]
-    weights = (TEMPERATURE * likeness).masked_fill(torch.stack(scopes), float("-inf")).softmax(dim=-1)
+    scopes = [scope(one.flatten(), mine, compat).logical_not() for one, mine in zip(at_cells, alike, strict=True)]
+    weights = (TEMPERATURE * alike).masked_fill(torch.stack(scopes), float("-inf")).softmax(dim=-1)
     at_patches = F.interpolate(at_cells[:, None].float(), size=grid, mode="nearest")[:, 0].long()
 
     last, middle, named = _streams(walk, walk.enter(pixels, positions), at_patches)

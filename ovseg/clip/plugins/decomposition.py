@@ -22,8 +22,9 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
+from ovseg.clip.tower import grid_of
 from ovseg.clip.walk import Vit, Walk
-from ovseg.errors import BadInput, UnsupportedTower
+from ovseg.errors import UnsupportedTower
 
 
 @dataclass(frozen=True, eq=False)
@@ -49,15 +50,11 @@ class Decomposition:
 def decompose(walk: Walk, pixels: Float[Tensor, "b 3 height width"], positions: str = "bicubic") -> Decomposition:
     """The shares of these pictures; towers without an image token, or that pool their patches, are refused."""
     tower = _standard(walk).tower
-    rows, cols = pixels.shape[2] // walk.patch[0], pixels.shape[3] // walk.patch[1]
-    if not rows or not cols:
-        raise BadInput(
-            f"pixels must hold at least one patch of {walk.patch[0]}x{walk.patch[1]}: got {list(pixels.shape[2:])}"
-        )
+    rows, cols = grid = grid_of(walk, pixels)
     depth, heads, width = walk.depth, walk.heads, walk.width
     tokens = walk.enter(pixels, positions)
     batch, count, _ = tokens.shape
-    grid, head_width = (rows, cols), width // heads
+    head_width = width // heads
 
     by_token = tokens.new_zeros(batch, count, width)  # of all attentions so far, one residual vector a token looked at
     by_head = tokens.new_empty(batch, depth, heads, width)

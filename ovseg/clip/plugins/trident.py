@@ -25,7 +25,10 @@ import torch.nn.functional as F
 from jaxtyping import Float
 from torch import Tensor
 
-from ovseg.clip.walk import Prefix, Walk
+from ovseg.clip.attention import Sight, attend
+from ovseg.clip.methods import LAST_BLOCKS
+from ovseg.clip.tower import grid_of, prefix
+from ovseg.clip.walk import Walk
 from ovseg.errors import BadInput
 
 MOST = 0.9  # a threshold never asks for more likeness than this, so that a cell always keeps itself
@@ -46,7 +49,7 @@ def trident(
     positions: str = "bicubic",
 ) -> Float[Tensor, "rows cols dim"]:
     """Projected vectors of one picture on SAM's grid, not normalised."""
-    joined = stitch(read(walk, windows, guide, positions=positions), places)
+    joined = stitch(read(walk, windows, guide, positions), places)
     rows, cols = values.shape[1:3]
     field = F.interpolate(joined[None], size=(rows, cols), mode="bilinear", align_corners=False)[0]
     return walk.project(spread(field, attention, values, factor=factor, negative=negative)[None])[0].reshape(
@@ -58,29 +61,14 @@ def read(
     walk: Walk,
     windows: Float[Tensor, "w 3 height width"],
     guide: Float[Tensor, "w channels r c"],
-    *,
-    shift: float = 1.2,
-    scale: float = 3.0,
     positions: str = "bicubic",
 ) -> Float[Tensor, "w embed r2 c2"]:
     """Stage 1 of every window of one picture, on the next whole multiple of its tokens that holds the guide's grid."""
-    grid = (windows.shape[2] // walk.patch[0], windows.shape[3] // walk.patch[1])
-    if not all(grid):
-        raise BadInput(f"windows must hold at least one patch of {walk.patch[0]}x{walk.patch[1]}")
-    cells = (guide.shape[2], guide.shape[3])
-    (last,) = Prefix(walk, (walk.depth,), grid)(walk.enter(windows, positions))
-    value = walk.sides(walk.depth, walk.norm(walk.depth, last[:, walk.own :]), grid, "v")["v"]
-    field = value.transpose(2, 3).reshape(len(windows), -1, *grid)
-    field = F.interpolate(field, size=cells, mode="bilinear", align_corners=False).flatten(2).mT  # (w, cells, width)
-
-    unit = F.normalize(guide, dim=1).flatten(2).mT
-    likeness = unit @ unit.mT
-    score = scale * (likeness - shift * likeness.mean())
-    score = score.masked_fill(score < 0, float("-inf"))
-    lost = score.amax(dim=-1) == float("-inf")  # a cell that nothing is like, itself included: it keeps its own value
-    itself = torch.eye(score.shape[-1], device=score.device).log()
-    score = torch.where(lost[..., None], itself.to(score), score)
-    mixed = walk.out(walk.depth, score.softmax(dim=-1) @ field)
+    grid, cells = grid_of(walk, windows), (guide.shape[2], guide.shape[3])
+    taps = prefix(walk, windows, (), positions)
+    patches = walk.norm(walk.depth, taps[walk.depth][:, walk.own :])
+    together = Sight(walk, taps, grid, {"guide": guide}, compat=True)  # one mean for all windows of the picture
+    mixed = walk.out(walk.depth, attend(together, walk.depth, patches, LAST_BLOCKS["proxyclip"].groups))
     times = max(-(-cells[0] // grid[0]), -(-cells[1] // grid[1]))
     wide = mixed.mT.reshape(len(windows), -1, *cells)
     return F.interpolate(wide, size=(times * grid[0], times * grid[1]), mode="bilinear", align_corners=False)

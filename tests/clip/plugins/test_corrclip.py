@@ -112,5 +112,7 @@ def test_spatial_blocks_are_there_at_every_depth(depth: int) -> None:
 def test_tower_without_image_token_and_less_than_a_patch_are_refused() -> None:
     with pytest.raises(UnsupportedTower, match="copies the image token"):
         corrclip(Vit(tiny.model(layers=1).visual), PIXELS, GUIDE, REGIONS)
+    with pytest.raises(UnsupportedTower, match="copies the image token"):
+        corrclip(Vit(tiny.model(pool_type="avg").visual), PIXELS, GUIDE, REGIONS)
     with pytest.raises(BadInput, match="at least one patch"):
         corrclip(Vit(tiny.model().visual), PIXELS[..., :7], GUIDE, REGIONS[..., :7])
