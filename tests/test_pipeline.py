@@ -14,6 +14,7 @@ from ovseg.pipeline import Encoding, Pipeline, best_here, needed_weights
 from ovseg.recipe import PRESETS, Recipe
 from ovseg.stages import STAGES
 from ovseg.types import AnomalyMap, Segmentation
+from tests.clip.guides.networks import guide, vit
 
 RECIPE = Recipe(name="test", model="test", short_side=48, templates="bare", negatives="word", scale=100.0)
 WIDE, TALL = tiny.picture(48, 80), tiny.picture(91, 50, seed=1)
@@ -230,3 +231,41 @@ def test_best_preset_that_is_here_is_said_aloud(
     here.clear()
     with pytest.raises(MissingWeights):
         best_here()
+
+
+def test_a_guided_method_runs_end_to_end_on_the_guides_grid() -> None:
+    clip, fine = tiny.clip(), guide(vit(patch_size=4, img_size=24))
+    pipe = Pipeline(RECIPE.replace(method="proxyclip", guide="dino-b8"), clip, guide=fine)
+    encoding = pipe.encode(WIDE)
+    assert encoding.features.grid == (12, 20) and encoding.guide is None  # the method has it; the stages see CLIP
+    found = pipe.segment(encoding, ["cat", "dog"])
+    assert found.labels.shape == (48, 80) and np.isfinite(found.confidence).all()
+    with pytest.raises(BadUsage, match="give a guide"):
+        Pipeline(pipe.recipe, clip).encode(WIDE)
+
+
+def test_a_guide_that_the_method_does_not_take_reaches_the_stages() -> None:
+    clip, fine = tiny.clip(), guide(vit(patch_size=4, img_size=24))
+    recipe = RECIPE.replace(method="naclip", stages=[{"lposs": {"neighbours": 5}}])
+    guided = Pipeline(recipe.replace(guide="dino-b16-v"), clip, guide=fine)
+    alone = Pipeline(recipe, clip)
+    encoding = guided.encode(WIDE)
+    assert encoding.guide is not None and encoding.guide.shape == (48, 12, 20) and alone.encode(WIDE).guide is None
+    ours, theirs = guided.segment(encoding, ["cat", "dog"]), alone.segment(WIDE, ["cat", "dog"])
+    assert not np.array_equal(ours.confidence, theirs.confidence)
+    with pytest.raises(BadUsage, match="belong to the image side"):
+        guided.segment(encoding, ["cat", "dog"], guide="self")
+
+
+def test_the_bundled_model_guides_itself_and_a_guide_that_is_not_here_names_its_command(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    pipe = Pipeline.open("tiny", method="proxyclip", guide="self", cache=None)
+    found = pipe.segment(WIDE, ["cat", "dog"])
+    assert found.labels.shape == (48, 80) and pipe.guide is not None and pipe.guide.network is pipe.clip
+    monkeypatch.setenv("OVSEG_WEIGHTS", str(tmp_path))
+    with pytest.raises(MissingWeights, match="ovseg weights pull dino-vit-b16"):
+        Pipeline.open("tiny", method="proxyclip", guide="dino-b16", cache=None)
+    recipe = PRESETS["base"].replace(method="proxyclip", guide="dino-b8")
+    assert needed_weights(recipe) == ["clip-vit-b16-openai", "sam-vit-b", "dino-vit-b8"]
+    assert needed_weights(recipe.replace(guide="sam")) == ["clip-vit-b16-openai", "sam-vit-b"]
