@@ -54,6 +54,9 @@ ASKING = _options(
 NETWORK = _options(
     click.option("--model", metavar="NAME", help="tiny, mobile, base, large; ARCH/TAG of open_clip; ARCH@FILE; FILE."),
     click.option("--method", metavar="NAME", help="Dense method: maskclip-reduced, sclip, clearclip, naclip, ..."),
+    click.option(
+        "--guide", metavar="NAME", help="Other network for proxyclip or lposs: dino-b8, dino-b16, sam, self ..."
+    ),
     click.option("--protocol", metavar="NAME", help="fast, or paper (the released programs' windows)."),
     click.option("--size", type=int, metavar="PX", help="Short side at which pictures are read."),
     click.option("--proposer", metavar="NAME", help="Where regions come from: none, felzenszwalb, sam."),
@@ -144,6 +147,7 @@ def recipe_of(options: dict[str, Any]) -> tuple["Recipe | None", dict[str, float
     model, file = options.pop("model"), options.pop("recipe_file")
     changes = {
         "method": options.pop("method"),
+        "guide": options.pop("guide", None),
         "protocol": options.pop("protocol"),
         "short_side": options.pop("size"),
         "proposer": options.pop("proposer"),

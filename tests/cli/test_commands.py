@@ -109,6 +109,8 @@ def test_one_bad_picture_never_ends_a_batch(run: Any, tmp_path: Path) -> None:
     [
         (["-p", "apple", "--model", "tinny"], 2, "Did you mean 'tiny'"),
         (["-p", "apple", "--method", "sklip"], 2, "method must be one of"),
+        (["-p", "apple", "--method", "proxyclip"], 2, "name a guide"),
+        (["-p", "apple", "--method", "proxyclip", "--guide", "dino-b16"], 3, "ovseg weights pull dino-vit-b16"),
         (["-p", "apple", "--format", "voc"], 2, "format must be one of"),
         (["-p", "apple", "-p", "apple"], 2, "names must differ: 'apple' came 2 times"),
         (["-p", " "], 2, "is empty"),
