@@ -19,7 +19,7 @@ labels, or there are more runs than `KEPT_BYTES` hold, a second walk makes them 
 their number nor their size changes a bit of labels and confidence; means differ in the order of their sums (1e-6).
 """
 
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from os import cpu_count
@@ -204,21 +204,39 @@ def _means(
     evidence: Evidence, runs: Iterable[Runs], owners: Int[np.ndarray, "height width"], count: int
 ) -> Float32[np.ndarray, "n names"]:
     """Mean posterior of every name over each region."""
+    from scipy import sparse  # type: ignore[import-untyped]
+
     names, parts, flat = evidence.names, evidence.parts, owners.reshape(-1)
     sums, pixels = np.zeros((count, names)), np.bincount(flat[flat >= 0], minlength=count)
-    for starts, found in runs:
+    for starts, found in _together(runs):
         ids = flat[starts]
-        order = np.argsort(ids, kind="stable")[np.count_nonzero(ids < 0) :]
-        if len(order):
-            heads = np.flatnonzero(np.diff(ids[order], prepend=-1))
-            sums[ids[order][heads]] += np.add.reduceat(found[:, order], heads, axis=1).T
+        kept = np.flatnonzero(ids >= 0)  # a region that was too small has none
+        of_region = sparse.csr_array((np.ones(len(kept)), (ids[kept], kept)), shape=(count, len(starts)))
+        sums += of_region @ found.T
     means: Float32[np.ndarray, "n names"] = (sums / np.maximum(pixels, 1)[:, None]).astype(np.float32)
     if parts is not None:  # all pixels of a proposal's region have the proposal's posteriors
-        of_region = np.full(count, -1)
+        part = np.full(count, -1)
         covered = (parts >= 0) & (owners >= 0)
-        of_region[owners[covered]] = parts[covered]
-        means[of_region >= 0] = evidence.of_parts[:names].T[of_region[of_region >= 0]]
+        part[owners[covered]] = parts[covered]
+        means[part >= 0] = evidence.of_parts[:names].T[part[part >= 0]]
     return means
+
+
+def _together(runs: Iterable[Runs]) -> Iterator[Runs]:
+    """The same runs in fewer, longer pieces: a piece costs more than what is in it."""
+    waiting: list[Runs] = []
+    for one in runs:
+        waiting.append(one)
+        if sum(sums.nbytes for _, sums in waiting) > KEPT_BYTES // 8:
+            yield _joined(waiting)
+            waiting = []
+    if waiting:
+        yield _joined(waiting)
+
+
+def _joined(runs: Sequence[Runs]) -> Runs:
+    """Pieces as one."""
+    return np.concatenate([starts for starts, _ in runs]), np.concatenate([sums for _, sums in runs], axis=1)
 
 
 def _reread(

@@ -3,7 +3,7 @@
 import numpy as np
 
 from ovseg.masks import iom, iou
-from ovseg.raster import areas, decode_rle, rles_of
+from ovseg.raster import areas, decode_rle, encode_rle, rles_of
 from ovseg.types import Regions
 
 
@@ -20,3 +20,16 @@ def test_three_hundred_regions_have_areas_and_overlaps() -> None:
 
 def test_no_region_at_all() -> None:
     assert areas([]).shape == (0,) and list(rles_of(np.full((3, 5), -1), 0)) == []
+
+
+def test_run_lengths_of_all_regions_are_those_that_pycocotools_writes() -> None:
+    rng = np.random.default_rng(0)
+    for height, width, count in ((48, 80, 7), (1, 5, 2), (5, 1, 3), (700, 900, 4), (2, 3, 9)):
+        owners = rng.integers(-1, count, (height, width)).astype(np.int32)
+        owners[: height // 2] = np.where(rng.random((height // 2, 1)) < 0.5, 0, owners[: height // 2])  # long runs
+        assert [encode_rle(owners == region) for region in range(count)] == list(rles_of(owners, count))
+    whole = np.zeros((3, 5), np.int32)
+    assert [encode_rle(whole == 0), encode_rle(whole == 1)] == list(rles_of(whole, 2))  # the second is empty
+    corner = np.full((3000, 4000), -1, np.int32)
+    corner[-1, -1] = 0
+    assert [encode_rle(corner == 0)] == list(rles_of(corner, 1))
