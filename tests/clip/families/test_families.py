@@ -4,12 +4,17 @@ from collections.abc import Callable
 from copy import deepcopy
 from typing import Any
 
+import numpy as np
 import open_clip
 import pytest
 import torch
 
 import tiny
+from ovseg import Pipeline, Recipe
 from ovseg.clip import families
+from ovseg.clip.load import wrap
+from ovseg.clip.methods import LAST_BLOCKS
+from ovseg.clip.tower import dense_tokens
 from ovseg.clip.walk import FEATURES, Walk, layer
 from ovseg.errors import UnsupportedTower
 from tests.clip.families import towers
@@ -114,6 +119,55 @@ def test_upstream_is_left_as_it_was_found(name: str) -> None:
     after = dict([*tower.named_parameters(), *tower.named_buffers()])
     assert after.keys() == tensors.keys() and all(torch.equal(after[key], tensors[key]) for key in tensors)
     assert torch.equal(tower(square), before)
+
+
+@pytest.mark.parametrize("name", ALL)
+def test_every_method_changes_the_answer_or_says_why_it_cannot(name: str) -> None:
+    """Never an unchanged tower; and the refusal is the walk's own sentence, not a crash."""
+    walk = families.find(ALL[name][0]())
+    height, width, grid = sizes(walk)
+    images, guide = towers.pixels(height, width), torch.rand(2, 12, *grid, generator=torch.Generator().manual_seed(5))
+    vanilla = dense_tokens(walk.tower, images, "vanilla")
+    torch.testing.assert_close(vanilla, towers.exits(walk, images), rtol=0, atol=1e-5)
+    answered = {"vanilla"}
+    for method, row in LAST_BLOCKS.items():
+        given = guide if row.groups[0].guided else None
+        if method == "vanilla":
+            continue
+        refused = [walk.refuses[need] for need in row.needs & walk.refuses.keys()]
+        if refused or (walk.depth < 3 and "layers" in row.needs):
+            with pytest.raises(UnsupportedTower, match="cannot read this"):
+                dense_tokens(walk.tower, images, method, guide=given)
+        else:
+            answer = dense_tokens(walk.tower, images, method, guide=given)
+            assert answer.shape == vanilla.shape and torch.isfinite(answer).all(), method
+            assert (answer - vanilla).abs().max() > 1e-3, method
+            answered.add(method)
+    if name in ("convnext", "convnext-d", "fastvit", "fastvit-5"):
+        assert answered == {"vanilla"}
+    elif name == "resnet":
+        assert {"maskclip-reduced", "clearclip", "naclip"} <= answered and not {"maskclip", "gem"} & answered
+    else:
+        assert {"maskclip", "sclip", "clearclip", "naclip"} <= answered
+        assert ("segearth" in answered) == bool(walk.own)
+
+
+@pytest.mark.parametrize("name", ["eva02", "pe", "siglip", "vitamin", "convnext", "fastvit", "resnet"])
+def test_whole_pipeline_runs_on_every_family(name: str) -> None:
+    tower = ALL[name][0]()
+    dim = families.find(tower).dim
+    text = {"context_length": 16, "vocab_size": 49408, "width": 48, "heads": 3, "layers": 2}
+    torch.manual_seed(0)
+    model: Any = open_clip.CLIP(dim, {"layers": 1, "width": 64, "patch_size": 8, "image_size": 48}, text)
+    model.visual = tower
+    clip = wrap(model.eval().requires_grad_(False), open_clip.tokenizer.SimpleTokenizer(context_length=16))
+    method = "vanilla" if "attention" in families.find(tower).refuses else "clearclip"
+    pipe = Pipeline(Recipe(method=method, short_side=2 * clip.image_size[0], negatives="none"), clip)
+    picture = tiny.picture(90, 150)
+    result = pipe.segment(picture, ["cat", "dog"])
+    assert result.labels.shape == (90, 150) and set(np.unique(result.labels)) <= {0, 1}
+    features = pipe.encode(picture).features
+    assert features.vectors.shape[0] == dim and np.allclose(np.linalg.norm(features.vectors, axis=0), 1, atol=1e-5)
 
 
 @pytest.mark.parametrize("name", [name for name, (_, family) in TRANSFORMERS.items() if "Timm" in family])
