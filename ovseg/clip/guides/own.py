@@ -1,7 +1,9 @@
 """The CLIP tower as its own guide: no other weights are needed. Ours and no paper's.
 
-A stand-in for a machine that has no DINO, and weaker than one: what leaves a middle block still tells things apart,
-before the last blocks let a few tokens speak for the whole picture. Any family whose blocks can be walked will do.
+What leaves block 9 of 12 says how alike cells are (SC-CLIP takes likeness there too); any family whose blocks can be
+walked will do. It shows the road of a guided method where no DINO is, and does not replace one: on the bundled model,
+`python weights/tiny/report.py --seed 7 --count 40` gives proxyclip with it 44.7 mIoU over the names present, clearclip
+45.3 and maskclip-reduced 47.6.
 """
 
 from jaxtyping import Float
@@ -13,7 +15,7 @@ from ovseg.clip.load import Clip
 from ovseg.clip.walk import Prefix, Walk, layer
 from ovseg.errors import UnsupportedTower
 
-BLOCK = 8  # of 12
+BLOCK = 9  # of 12
 
 
 def look(

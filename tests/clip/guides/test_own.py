@@ -12,11 +12,11 @@ from ovseg.errors import UnsupportedTower
 
 
 def test_self_is_what_leaves_a_middle_block_of_the_tower() -> None:
-    """8 of 12 blocks is 4 of 6."""
+    """9 of 12 blocks is 5 of 6."""
     clip = tiny.clip(layers=6)
     visual, pixels = clip.visual, torch.randn(2, 3, 48, 80)
     wanted = Vit(visual).enter(pixels, "bicubic")
-    for block in visual.transformer.resblocks[:4]:
+    for block in visual.transformer.resblocks[:5]:
         wanted = block(wanted)
     came = load_guide("self", clip=clip).features(pixels, mean=clip.mean, std=clip.std)
     assert torch.equal(came, wanted[:, 1:].mT.reshape(2, 64, 6, 10))
