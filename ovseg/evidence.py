@@ -4,9 +4,10 @@ What is kept is small (scaled cosines on the grid); what is large (posteriors of
 bands of pixel rows and let go. Bilinear up-sampling of a band gives the bits of the whole; so does PAMR, because a band
 is refined with a margin as wide as anything can reach.
 
-Memory of `dense`, beside the evidence itself: a few times `BAND_BYTES` for plain bands. With PAMR a band holds all
-prompt rows with their margin: 12 * rows * reach + 4 * neighbours * (band + 2 * reach) + `REFINED_BYTES` bytes a column
-at most; 1.2 GB for 4000x3000 px and 150 rows. Too little memory is Python's own MemoryError: no step is skipped.
+Memory of `dense`, beside the rows, which are there twice: one `BAND_BYTES` a thread; with PAMR one `REFINED_BYTES`, and
+with the margin the weights of all neighbours and `ROWS_TOGETHER` maps. Labelling takes as much again for a while. At
+4000x3000 px and 150 rows everything stays under 2 GB (tests/test_memory.py). Too little memory is Python's own
+MemoryError: no step is skipped.
 """
 
 from collections.abc import Iterator
@@ -18,10 +19,11 @@ from jaxtyping import Float32, Int, Int32, UInt8
 
 from ovseg.errors import BadInput, BadUsage
 from ovseg.raster import posterior, softmax, upsample
-from ovseg.refine import DILATIONS, STEPS, pamr, reach
+from ovseg.refine import DILATIONS, STEPS, affinity, reach, spread
 
 BAND_BYTES = 4 << 20  # of an up-sampled band of all prompt rows: it stays in the cache
-REFINED_BYTES = 256 << 20  # of a band that PAMR refines, without its margin: a margin costs most in a thin band
+REFINED_BYTES = 512 << 20  # of a band that PAMR refines, without its margin: a margin costs most in a thin band
+ROWS_TOGETHER = 4  # maps that PAMR refines at once
 LOWEST = -80.0  # e to that is still a normal number in single precision
 REFINERS = ("none", "pamr")
 
@@ -111,13 +113,26 @@ class Evidence:
 
     def dense(self, band: slice) -> Float32[np.ndarray, "slots h width"]:
         """Posteriors that the cells give the names (first K) and the negatives in a band of pixel rows."""
-        wide = slice(max(0, band.start - self.margin), min(self.height, band.stop + self.margin))
-        maps = upsample(self._level, self.height, self.width, wide)
-        if self.refine == "pamr" and self.picture is not None:
-            maps = pamr(self.picture[wide], maps, self.refine_steps, self.refine_dilations)
-            maps = maps[:, band.start - wide.start : band.stop - wide.start]
+        if self.refine == "pamr" and self.picture is not None and self.refine_steps:
+            maps = self._refined(band, self.picture)
+        else:
+            maps = upsample(self._level, self.height, self.width, band)
         made = posterior if self._level is self.rows else softmax
         return made(np.ascontiguousarray(maps), self.owner, self.names, self.probability)
+
+    def _refined(
+        self, band: slice, picture: UInt8[np.ndarray, "height width 3"]
+    ) -> Float32[np.ndarray, "rows h width"]:
+        """All rows of a band after PAMR: a few at a time with the margin, and of each what lies in the band."""
+        wide = slice(max(0, band.start - self.margin), min(self.height, band.stop + self.margin))
+        weights = affinity(picture[wide], self.refine_dilations)
+        refined = np.empty((len(self.rows), band.stop - band.start, self.width), np.float32)
+        for first in range(0, len(self.rows), ROWS_TOGETHER):
+            few = slice(first, first + ROWS_TOGETHER)
+            maps = upsample(self._level[few], self.height, self.width, wide)
+            spread(weights, maps, self.refine_steps, self.refine_dilations)
+            refined[few] = maps[:, band.start - wide.start : band.stop - wide.start]
+        return refined
 
     @cached_property
     def _level(self) -> Float32[np.ndarray, "rows r c"]:
@@ -153,4 +168,4 @@ class Evidence:
             yield band, slots
 
 
-__all__ = ["BAND_BYTES", "Evidence", "LOWEST", "REFINED_BYTES", "REFINERS"]
+__all__ = ["BAND_BYTES", "Evidence", "LOWEST", "REFINED_BYTES", "REFINERS", "ROWS_TOGETHER"]

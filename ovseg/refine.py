@@ -97,13 +97,21 @@ def pamr(
     if steps < 0:
         raise BadUsage(f"refining takes 0 or more steps: got {steps}")
     out = np.array(maps, np.float32)
-    if not steps or not out.size:
-        return out
-    weights = affinity(picture, dilations)
+    if steps and out.size:
+        spread(affinity(picture, dilations), out, steps, dilations)
+    return out
+
+
+def spread(
+    weights: Float32[np.ndarray, "neighbours height width"],
+    maps: Float32[np.ndarray, "k height width"],
+    steps: int,
+    dilations: Sequence[int],
+) -> None:
+    """The rounds of `pamr` with weights that are there already. The maps are changed in place, one in each thread."""
     offsets = neighbours(dilations)
     with ThreadPoolExecutor(cpu_count() or 1) as pool:
-        list(pool.map(lambda one: _refine(one, weights, offsets, steps), out))
-    return out
+        list(pool.map(lambda one: _refine(one, weights, offsets, steps), maps))
 
 
 def _refine(
@@ -153,4 +161,5 @@ __all__ = [
     "neighbours",
     "pamr",
     "reach",
+    "spread",
 ]
