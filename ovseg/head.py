@@ -15,7 +15,7 @@ The order of the steps:
 
 Posteriors are made in bands and let go. While a band is labelled they are summed over its runs (equal labels side by
 side), because which region a run belongs to is known only when the last pixel has its label. Where steps 3 and 4 change
-labels, or there are more runs than `KEPT_BYTES` hold, a second walk makes them again. Bands run in threads. Neither
+labels, or there are more runs than `RUNS_BYTES` hold, a second walk makes them again. Bands run in threads. Neither
 their number nor their size changes a bit of labels and confidence; means differ in the order of their sums (1e-6).
 """
 
@@ -31,7 +31,8 @@ from jaxtyping import Bool, Float32, Int, Int16, Int32
 from ovseg.evidence import Evidence
 from ovseg.raster import pick, runs_of, split
 
-KEPT_BYTES = 32 << 20  # of posteriors, or of their sums over runs, that wait for regions
+KEPT_BYTES = 32 << 20  # of posteriors that are asked more than once
+RUNS_BYTES = 128 << 20  # of sums over runs that wait for their regions
 MOST_THREADS = 4  # each holds a band
 
 Found = TypeVar("Found")
@@ -149,7 +150,7 @@ def _label(
     shape = (evidence.height, evidence.width)
     labels, confidence = np.full(shape, -1, np.int16), np.zeros(shape, np.float32)
     of_parts = pick(_without(evidence.of_parts, out), thresholds)
-    room = KEPT_BYTES if sums else 0
+    room = RUNS_BYTES if sums else 0
 
     def walk(band: slice) -> Runs | None:
         nonlocal room
@@ -225,11 +226,13 @@ def _means(
 def _together(runs: Iterable[Runs]) -> Iterator[Runs]:
     """The same runs in fewer, longer pieces: a piece costs more than what is in it."""
     waiting: list[Runs] = []
+    held = 0
     for one in runs:
         waiting.append(one)
-        if sum(sums.nbytes for _, sums in waiting) > KEPT_BYTES // 8:
+        held += one[1].nbytes
+        if held > KEPT_BYTES // 8:
             yield _joined(waiting)
-            waiting = []
+            waiting, held = [], 0
     if waiting:
         yield _joined(waiting)
 
@@ -285,4 +288,4 @@ def _without(
     return slots
 
 
-__all__ = ["Answer", "KEPT_BYTES", "MOST_THREADS", "Posteriors", "Runs", "answer", "close", "vote"]
+__all__ = ["Answer", "KEPT_BYTES", "MOST_THREADS", "Posteriors", "RUNS_BYTES", "Runs", "answer", "close", "vote"]

@@ -157,9 +157,10 @@ def test_neither_bands_nor_threads_nor_keeping_change_the_answer(
     given = evidence(**changes)
     kept = answer(given)
     monkeypatch.setattr(bands, "BAND_BYTES", 4 * 5 * 80 * 3)
-    monkeypatch.setattr(head, "KEPT_BYTES", 0)
-    for threads in (1, 3):
+    for threads, limit in ((1, 0), (3, 0), (2, 1 << 30)):
         monkeypatch.setattr(head, "MOST_THREADS", threads)
+        monkeypatch.setattr(head, "KEPT_BYTES", limit)
+        monkeypatch.setattr(head, "RUNS_BYTES", limit)
         found = answer(given)
         assert (kept.labels == found.labels).all() and (kept.confidence == found.confidence).all()
         assert (kept.owners == found.owners).all()
