@@ -2,8 +2,8 @@ from dataclasses import replace
 
 import numpy as np
 import pytest
-from scipy.sparse import lil_array
-from scipy.sparse.linalg import spsolve
+from scipy.sparse import block_diag, lil_array
+from scipy.sparse.linalg import cg, spsolve
 from stage_scenes import rows_of, scene, vocabulary, windowed
 
 from ovseg.errors import BadUsage
@@ -49,6 +49,10 @@ def test_many_steps_solve_the_system_of_the_paper() -> None:
     np.testing.assert_allclose(tlp(given, rows, cells=0, steps=300), wanted, atol=2e-3)
     early = tlp(given, rows, cells=0, steps=3)
     assert np.abs(early - wanted).max() > 0.05
+    one_system = block_diag([matrix] * 5).tocsr()  # all rows take the same step lengths
+    right = (trust * rows.reshape(5, -1)).ravel()
+    third, _ = cg(one_system, right, x0=rows.ravel().astype(float), maxiter=3, rtol=0, atol=0)
+    np.testing.assert_allclose(early.ravel(), third, atol=2e-3)
 
 
 def test_a_wrong_cell_inside_a_thing_is_put_right_and_the_edge_of_the_picture_holds() -> None:
