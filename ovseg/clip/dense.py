@@ -12,6 +12,7 @@ thresholds and policies are asked of the result.
 
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, replace
+from pathlib import Path
 
 import numpy as np
 import torch
@@ -19,19 +20,22 @@ import torch.nn.functional as F
 from jaxtyping import Float32, Int, UInt8
 from torch import Tensor
 
-from ovseg import geometry, images
+from ovseg import geometry, images, runtime
 from ovseg.clip import tower
 from ovseg.clip.attention import Sight, read, taps_of
+from ovseg.clip.families.timm_vit import TimmVit
 from ovseg.clip.guides import GUIDES, Guide
 from ovseg.clip.load import Clip
 from ovseg.clip.methods import last_block
-from ovseg.clip.walk import Walk
+from ovseg.clip.tower import Compute
+from ovseg.clip.walk import Prefix, Vit, Walk
 from ovseg.errors import BadUsage, UnknownName
 from ovseg.raster import upsample
 from ovseg.types import DenseFeatures, Windows
 
 PROTOCOLS = ("fast", "paper")
 TOKENS_PER_BATCH = 8192  # bounds memory: ViT-B keeps about 40 kB a token while it runs
+ANY_GRID = (Vit, TimmVit)  # walks whose blocks do not ask for the grid: what is prepared for one serves all
 SHORTEST_SIDE = 16  # px: smaller pictures hold nothing that a patch could show
 
 Progress = Callable[[int, int], None]
@@ -43,7 +47,8 @@ class Reading:
 
     `crop` 0 is the tower's own size, -1 the whole picture in one window; `stride` 0 is half a crop. Under "fast" crop
     and stride are rounded to the patch, and the picture is read at each of `scales` times the short side: unit features
-    of all of them are averaged on the finest grid and made unit again.
+    of all of them are averaged on the finest grid and made unit again. `runtime` computes the unchanged blocks, at
+    `precision`; the entrance, the changed block and the exit are torch's, in the network's own.
     """
 
     method: str = "maskclip-reduced"
@@ -53,9 +58,12 @@ class Reading:
     stride: int = 0
     long_side: int = 2048
     scales: tuple[float, ...] = (1.0,)
+    runtime: str = "torch"
+    precision: str = "float32"
 
     def __post_init__(self) -> None:
         last_block(self.method)
+        runtime.check(self.runtime, self.precision)
         if not self.scales or min(self.scales) <= 0 or (self.protocol == "paper" and self.scales != (1.0,)):
             raise BadUsage(f"scales are positive numbers, and 1 alone under the paper protocol: got {self.scales}")
         if self.protocol not in PROTOCOLS:
@@ -85,25 +93,28 @@ def encode(
     reading: Reading | None = None,
     *,
     guide: Guide | None = None,
+    cache: Path | None = None,
     progress: Progress | None = None,
 ) -> list[DenseFeatures]:
     """Dense features of every picture; `whole` is the unit mean of its windows' own image vectors.
 
     Pictures may differ in size. The answer for a picture does not depend on the others. A guided method shows `guide`
-    every window and answers on its grid. Raises `UnsupportedTower` where the method cannot read this network, and
-    `BadUsage` where it lacks its guide.
+    every window and answers on its grid. A runtime keeps in `cache` what is dear to make. Raises `UnsupportedTower`
+    where the method cannot read this network, and `BadUsage` where it lacks its guide.
     """
     reading = reading or Reading()
     walk = tower.check(clip.visual, reading.method)
     guide = _needed(reading.method, guide)
+    runtime.check(reading.runtime, reading.precision, clip.device)
     if len(reading.scales) > 1 or reading.scales[0] != 1:
-        return _at_scales(clip, pictures, reading, guide, progress)
+        return _at_scales(clip, pictures, reading, guide, cache, progress)
     layouts = [_lay_out(clip, walk, picture, reading) for picture in pictures]
     tokens: list[list[Tensor]] = [[] for _ in pictures]
     wholes: list[list[Tensor]] = [[] for _ in pictures]
     total, done = sum(len(layout.tops) for layout in layouts), 0
     for owners, batch in _batches(layouts, walk.patch, guide):
-        cells, own = _read(clip, walk, batch, reading, guide)
+        with runtime.kernels(clip.device):
+            cells, own = _read(clip, walk, batch, reading, guide, cache)
         for owner, cell, one in zip(owners, cells, own, strict=True):
             tokens[owner].append(cell)
             wholes[owner].append(one)
@@ -136,7 +147,7 @@ def encode_images(clip: Clip, pictures: Sequence[UInt8[np.ndarray, "_ _ 3"]]) ->
     for start in range(0, len(pictures), step):
         some = pictures[start : start + step]
         batch = torch.stack([_normalised(clip, images.resize(picture, height, width)) for picture in some])
-        with torch.inference_mode():
+        with torch.inference_mode(), runtime.kernels(clip.device):
             vectors = clip.model.encode_image(batch.to(clip.device))
             rows.append(F.normalize(vectors.float(), dim=-1).cpu().numpy())
     return np.concatenate(rows) if rows else np.zeros((0, int(clip.visual.output_dim)), np.float32)
@@ -147,6 +158,7 @@ def _at_scales(
     pictures: Sequence[UInt8[np.ndarray, "_ _ 3"]],
     reading: Reading,
     guide: Guide | None,
+    cache: Path | None,
     progress: Progress | None,
 ) -> list[DenseFeatures]:
     """Each scale on its own, then unit features averaged on the grid of the largest."""
@@ -154,7 +166,7 @@ def _at_scales(
     for scale in reading.scales:
         side = max(SHORTEST_SIDE, round(reading.short_side * scale))
         one = replace(reading, short_side=side, long_side=max(side, round(reading.long_side * scale)), scales=(1.0,))
-        several.append(encode(clip, pictures, one, guide=guide, progress=progress))
+        several.append(encode(clip, pictures, one, guide=guide, cache=cache, progress=progress))
     out = []
     for found in zip(*several, strict=True):
         rows, cols = max(features.grid for features in found)
@@ -220,7 +232,12 @@ def _batches(
 
 @torch.inference_mode()
 def _read(
-    clip: Clip, walk: Walk, batch: Float32[Tensor, "b 3 h w"], reading: Reading, guide: Guide | None
+    clip: Clip,
+    walk: Walk,
+    batch: Float32[Tensor, "b 3 h w"],
+    reading: Reading,
+    guide: Guide | None,
+    cache: Path | None,
 ) -> tuple[Tensor, Tensor]:
     """Vectors of the cells (b, dim, rows, cols) and unit ones of the windows themselves (b, dim), on the CPU.
 
@@ -232,7 +249,8 @@ def _read(
     as_released = reading.protocol == "paper"
     positions = row.positions if as_released else "bicubic"
     grid = tower.grid_of(walk, pixels)
-    taps = tower.prefix(walk, pixels, taps_of(row, walk.depth, as_released), positions)
+    compute = _computing(clip, reading, cache)
+    taps = tower.prefix(walk, pixels, taps_of(row, walk.depth, as_released), positions, compute)
     given = {"guide": guide.features(pixels, mean=clip.mean, std=clip.std).to(clip.device)} if guide else {}
     seen = read(Sight(walk, taps, grid, given, as_released=as_released), row)
     whole = walk.whole(taps[walk.depth], grid)
@@ -240,6 +258,26 @@ def _read(
     if row.cls_logits and seen.own is not None:
         cells = cells + row.cls_logits * F.normalize(seen.own.float(), dim=-1)[:, None, None]
     return cells.permute(0, 3, 1, 2).cpu(), F.normalize(whole.float(), dim=-1).cpu()
+
+
+def _computing(clip: Clip, reading: Reading, cache: Path | None) -> Compute:
+    """The reading's runtime for the unchanged blocks, prepared once for the network."""
+
+    def compute(prefix: Prefix, tokens: Tensor) -> tuple[Tensor, ...]:
+        if prefix.taps[-1] == 1:  # nothing comes before the only block
+            return (tokens,)
+        grid = () if type(prefix.walk) in ANY_GRID else prefix.grid
+        key = (reading.runtime, reading.precision, prefix.taps, grid)
+
+        def make() -> runtime.Run:
+            free = (0,) if grid else (0, 1)
+            return runtime.prepare(
+                prefix, (tokens,), runtime=key[0], precision=key[1], free=free, cache=cache, key=repr(key)
+            )
+
+        return clip.prepared.get(clip.visual, key, make)(tokens)
+
+    return compute
 
 
 def _join(

@@ -10,7 +10,7 @@ the Hugging Face cache.
 import hashlib
 import json
 from collections.abc import Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from functools import cached_property
 from importlib.util import find_spec
 from pathlib import Path
@@ -23,6 +23,7 @@ from ovseg import weights
 from ovseg.clip import families
 from ovseg.clip.backbones import BACKBONES
 from ovseg.errors import BadUsage, BadWeights, MissingDevice, MissingExtra, MissingWeights, UnknownName
+from ovseg.runtime import Prepared
 
 OPENAI_MEAN = (0.48145466, 0.4578275, 0.40821073)
 OPENAI_STD = (0.26862954, 0.26130258, 0.27577711)
@@ -33,7 +34,8 @@ CHECKPOINT_SUFFIXES = (".safetensors", ".pt", ".pth", ".bin")
 class Clip:
     """An open CLIP network with what belongs to it: tokenizer, mean and deviation of its pixels, where it is.
 
-    `learned` holds the names that a small model was taught; None where the vocabulary is open.
+    `learned` holds the names that a small model was taught; None where the vocabulary is open. `prepared` is what
+    runtimes made of the network.
     """
 
     name: str
@@ -43,6 +45,7 @@ class Clip:
     std: tuple[float, ...]
     device: torch.device
     learned: frozenset[str] | None = None
+    prepared: Prepared = field(default_factory=Prepared, repr=False)
 
     @property
     def visual(self) -> Any:

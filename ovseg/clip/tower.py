@@ -5,8 +5,9 @@ do is refused by a sentence, never answered with an unchanged tower. The unchang
 method on the same picture then costs one block more.
 """
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
+from typing import TypeAlias
 
 from jaxtyping import Float
 from torch import Tensor, nn
@@ -17,6 +18,8 @@ from ovseg.clip.methods import LAST_BLOCKS, canonical, last_block
 from ovseg.clip.program import LastBlock
 from ovseg.clip.walk import Prefix, Tower, Walk
 from ovseg.errors import BadInput, UnsupportedTower
+
+Compute: TypeAlias = Callable[[Prefix, Tensor], tuple[Tensor, ...]]  # who computes the unchanged blocks
 
 VANILLA = LAST_BLOCKS["vanilla"]
 
@@ -73,17 +76,22 @@ def check(tower: Tower, method: str) -> Walk:
 
 
 def prefix(
-    walk: Walk, pixels: Float[Tensor, "b 3 height width"], taps: Sequence[int] = (), positions: str = "bicubic"
+    walk: Walk,
+    pixels: Float[Tensor, "b 3 height width"],
+    taps: Sequence[int] = (),
+    positions: str = "bicubic",
+    compute: Compute = Prefix.__call__,
 ) -> dict[int, Float[Tensor, "b n embed"]]:
     """The taps of the asked blocks and of the last: what enters them; the image's own token first if there is one.
 
     Sizes that are no multiple of the patch lose the rest, as in the convolution itself; `dense` never gives such.
+    `compute` runs the unchanged blocks; without it they run as they are.
     """
     grid = grid_of(walk, pixels)
     if not walk.depth:
         return {0: walk.enter(pixels, positions)}
     wanted = tuple(sorted({*taps, walk.depth}))
-    return dict(zip(wanted, Prefix(walk, wanted, grid)(walk.enter(pixels, positions)), strict=True))
+    return dict(zip(wanted, compute(Prefix(walk, wanted, grid), walk.enter(pixels, positions)), strict=True))
 
 
 def dense_tokens(
@@ -135,6 +143,7 @@ def visual_of(tower: Tower) -> Tower:
 
 __all__ = [
     "Capabilities",
+    "Compute",
     "VANILLA",
     "check",
     "dense_tokens",

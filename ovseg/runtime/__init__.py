@@ -5,7 +5,7 @@ here knows CLIP or SAM.
 """
 
 from ovseg.runtime.kernels import Kernels, onednn_linear, uses_onednn
-from ovseg.runtime.prepare import PRECISIONS, RUNTIMES, Prepared, Run, check, describe, kernels, prepare
+from ovseg.runtime.seam import PRECISIONS, RUNTIMES, Prepared, Run, check, describe, kernels, prepare
 
 __all__ = [
     "Kernels",

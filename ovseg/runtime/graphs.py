@@ -19,6 +19,7 @@ import tempfile
 import threading
 import warnings
 from collections.abc import Sequence
+from concurrent.futures import ThreadPoolExecutor
 from importlib import metadata
 from pathlib import Path
 from typing import Any
@@ -99,7 +100,9 @@ def graph(
         with contextlib.suppress(OSError):
             os.utime(kept)  # the last used are kept
         return Graph(core.import_model(openvino().tensor_from_file(str(kept)), "CPU", config))
-    compiled = core.compile_model(_convert(module, inputs, free), "CPU", config)
+    with ThreadPoolExecutor(1) as thread:  # its own, where no mode of the caller changes what is traced
+        model = thread.submit(_convert, module, inputs, free).result()
+    compiled = core.compile_model(model, "CPU", config)
     out = Graph(compiled)
     _compare(module, out, inputs, precision)
     if kept:
