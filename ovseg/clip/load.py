@@ -3,8 +3,7 @@
 A checkpoint must fit its network key by key and shape by shape, or it is refused with the keys that do not fit. Nothing
 is downloaded here: `ovseg weights pull` does that. Mean and deviation of pixels are those that open_clip names for the
 architecture's published weights (SigLIP and PE 0.5, MobileCLIP 0 and 1, CLIPA ImageNet's, all others OpenAI's). Towers
-that read words by a tokenizer of transformers (SigLIP, CLIPA, XLM-R, NLLB) find its files beside the checkpoint or in
-the Hugging Face cache.
+that read words by a tokenizer of transformers (SigLIP, CLIPA, XLM-R, NLLB) need its files: `hub`.
 """
 
 import hashlib
@@ -12,7 +11,6 @@ import json
 from collections.abc import Sequence
 from dataclasses import dataclass, field, replace
 from functools import cached_property
-from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
 
@@ -20,9 +18,9 @@ import torch
 from torch import Tensor, nn
 
 from ovseg import weights
-from ovseg.clip import families
+from ovseg.clip import families, hub
 from ovseg.clip.backbones import BACKBONES
-from ovseg.errors import BadUsage, BadWeights, MissingDevice, MissingExtra, MissingWeights, UnknownName
+from ovseg.errors import BadUsage, BadWeights, MissingDevice, MissingWeights, UnknownName
 from ovseg.runtime import Prepared
 
 OPENAI_MEAN = (0.48145466, 0.4578275, 0.40821073)
@@ -80,7 +78,8 @@ class Clip:
         text = {key: value for key, value in self.model.state_dict().items() if not key.startswith("visual.")}
         tower = getattr(self.model, "text", self.model)
         kinds = sorted({type(part).__name__ for part in tower.modules()})
-        merges = getattr(self.tokenizer, "bpe_ranks", type(self.tokenizer).__name__)
+        named = getattr(self.tokenizer, "name", type(self.tokenizer).__name__)
+        merges = getattr(self.tokenizer, "bpe_ranks", named)
         return _digest(text, repr((kinds, self.context_length, getattr(self.model, "text_pool_type", ""), merges)))
 
 
@@ -242,10 +241,8 @@ def _of_architecture(
             f"{file.name} is of OpenAI, whose weights need QuickGELU: say {architecture}-quickgelu@{file} (with plain "
             "GELU every answer would be a little wrong)"
         )
-    tokenizer = tokenizer or _tokenizer(architecture, file)
-    text_model = open_clip.get_model_config(architecture)["text_cfg"].get("hf_model_name")
-    if text_model:
-        _hugging(text_model, "config.json", architecture)
+    tokenizer = tokenizer or hub.tokenizer(architecture, file.parent)
+    hub.require_text_tower(architecture)
     model = open_clip.create_model(architecture, pretrained=None, load_weights=False, pretrained_text=False)
     fill(model, state, str(file))
     mean, std = moments or _moments(architecture)
@@ -261,44 +258,6 @@ def _moments(architecture: str) -> tuple[tuple[float, ...], tuple[float, ...]]:
     ]
     found = {(tuple(row["mean"]), tuple(row["std"])) for row in rows}
     return found.pop() if len(found) == 1 else (OPENAI_MEAN, OPENAI_STD)
-
-
-def _tokenizer(architecture: str, file: Path) -> Any:
-    """The architecture's tokenizer: open_clip's own, or one of transformers from files that are here."""
-    import open_clip
-
-    text = open_clip.get_model_config(architecture)["text_cfg"]
-    repository = text.get("hf_tokenizer_name")
-    if not repository:
-        return open_clip.get_tokenizer(architecture)
-    folder = _hugging(repository, "tokenizer_config.json", architecture, file.parent)
-    return open_clip.tokenizer.HFTokenizer(
-        str(folder),
-        context_length=text.get("context_length", 77),
-        tokenizer_mode=text.get("tokenizer_mode"),
-        **text.get("tokenizer_kwargs", {}),
-    )
-
-
-def _hugging(repository: str, file: str, architecture: str, beside: Path | None = None) -> Path:
-    """The folder that holds a file of a repository: beside the checkpoint, or in the Hugging Face cache."""
-    from huggingface_hub import try_to_load_from_cache
-
-    if find_spec("transformers") is None:
-        raise MissingExtra(
-            f"{architecture} reads words by {repository}, which needs transformers: pip install transformers "
-            "sentencepiece (or give load() a tokenizer of your own)"
-        )
-    if beside and (beside / file).is_file():
-        return beside
-    found = try_to_load_from_cache(repository, file)
-    if not isinstance(found, str):
-        where = f"neither beside the checkpoint ({beside}) nor" if beside else "not"
-        raise MissingWeights(
-            f"{architecture} reads words by {repository}, whose {file} is {where} in the Hugging Face cache: run "
-            f"`huggingface-cli download {repository}` where there is a network"
-        )
-    return Path(found).parent
 
 
 def _described(file: Path, name: str, device: torch.device, allow_pickle: bool) -> Clip:
