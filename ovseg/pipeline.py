@@ -18,9 +18,12 @@ from ovseg import anomaly, encoders, images, labels, proposals, weights
 from ovseg.clip import dense, load, text
 from ovseg.clip.guides import GUIDES, Guide, load_guide
 from ovseg.clip.load import Clip
+from ovseg.clip.methods import canonical
+from ovseg.clip.plugins.cliptrase import affinity_map, has_affinity
 from ovseg.errors import BadInput, BadUsage, MissingWeights
 from ovseg.prompts import read_words
 from ovseg.recipe import PRESETS, Recipe, preset
+from ovseg.stages.cliptrase import denoised
 from ovseg.types import AnomalyMap, DenseFeatures, Regions, Segmentation, Vocabulary
 
 BEST_FIRST = ("large", "base", "mobile", "tiny")
@@ -39,6 +42,7 @@ class Encoding:
     region_vectors: Float32[np.ndarray, "n dim"]
     image_side: str
     guide: Float32[np.ndarray, "channels guide_rows guide_cols"] | None = None
+    affinity: Float32[np.ndarray, "cells cells"] | None = None
 
     def __repr__(self) -> str:
         (height, width), (rows, cols) = self.image.shape[:2], self.features.grid
@@ -267,6 +271,7 @@ class Pipeline:
             region_vectors=encoding.region_vectors,
             recipe=recipe,
             picture=encoding.image,
+            affinity=encoding.affinity,
             guide=encoding.guide,
         )
 
@@ -289,7 +294,10 @@ class Pipeline:
         stages_guide = (
             None if self.guide is None or recipe.guided else dense.guide_map(self.guide, picture, recipe.reading)
         )
-        return Encoding(picture, features, regions, vectors, recipe.image_side, stages_guide)
+        affinity = None
+        if canonical(recipe.method) == "cliptrase" and has_affinity(self.clip):  # for the stage of that name
+            affinity = denoised(affinity_map(self.clip, picture, features.grid))
+        return Encoding(picture, features, regions, vectors, recipe.image_side, stages_guide, affinity)
 
     def __repr__(self) -> str:
         return f"Pipeline({self.recipe.name}: {self.clip.name} on {self.clip.device}, {self.recipe.method})"

@@ -9,10 +9,12 @@ from PIL import Image
 
 import tiny
 from ovseg import pipeline
+from ovseg.clip.plugins.cliptrase import affinity_map
 from ovseg.errors import BadInput, BadUsage, MissingDevice, MissingWeights, UnknownName
 from ovseg.pipeline import Encoding, Pipeline, best_here, needed_weights
 from ovseg.recipe import PRESETS, Recipe
-from ovseg.stages import STAGES
+from ovseg.stages import STAGES, cliptrase
+from ovseg.stages.cliptrase import denoised
 from ovseg.types import AnomalyMap, Segmentation
 from tests.clip.guides.networks import guide, vit
 
@@ -139,6 +141,20 @@ def test_every_stage_runs_from_picture_to_labels(name: str, protocol: str) -> No
     again = Pipeline(pipe.recipe.replace(stages=stages, threshold=0.6), pipe.clip).segment(encoding, ["cat", "dog"])
     assert np.array_equal(found.with_threshold(0.6).labels, again.labels)
     assert found.recipe.fingerprint != plain.recipe.fingerprint
+
+
+def test_method_cliptrase_brings_the_affinity_that_its_stage_clusters() -> None:
+    pipe = Pipeline(RECIPE.replace(method="cliptrase", short_side=56, crop=48), tiny.clip())
+    encoding = pipe.encode(TALL)
+    rows, cols = encoding.features.grid
+    wanted = denoised(affinity_map(pipe.clip, TALL, (rows, cols)))
+    assert encoding.affinity is not None and np.array_equal(encoding.affinity, wanted)
+    stages = [{"cliptrase": {"eps": 1.0}}]
+    found = pipe.segment(encoding, ["cat", "dog"], stages=stages)
+    assert found.evidence is not None and found.evidence.vote is not None
+    segments = cliptrase.segments(wanted, cliptrase.clusters(wanted, eps=1.0), (rows, cols), *TALL.shape[:2])
+    assert np.array_equal(found.evidence.vote, segments)
+    assert Pipeline(RECIPE, pipe.clip).encode(TALL).affinity is None
 
 
 def test_refining_area_and_closing_are_asked_of_an_encoding(pipe: Pipeline) -> None:

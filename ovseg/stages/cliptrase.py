@@ -6,7 +6,8 @@ rows finds clusters; the mean row of a cluster is its map, which goes bilinear t
 filter of 7 x 7, bilinear to pixels, and by arg-max to segments. Each segment then takes its most frequent label. Where
 no cluster is found nobody votes and the arg-max stays.
 
-Where a scene has no affinity, that of the cells' own final vectors stands in (cosines minus those with the whole
+A picture that was read by the method of that name brings its affinity (`ovseg.clip.plugins.cliptrase`; towers with an
+image token). By any other method that of the cells' own final vectors stands in (cosines minus those with the whole
 picture's vector, negatives 0): ours, and another method than the paper's.
 """
 
