@@ -21,7 +21,7 @@ from ovseg.errors import BadInput, BadUsage
 from ovseg.raster import posterior, softmax, upsample
 from ovseg.refine import DILATIONS, STEPS, affinity, reach, spread
 
-BAND_BYTES = 4 << 20  # of an up-sampled band of all prompt rows: it stays in the cache
+BAND_BYTES = 2 << 20  # of an up-sampled band of all prompt rows: it stays in the cache
 REFINED_BYTES = 512 << 20  # of a band that PAMR refines, without its margin: a margin costs most in a thin band
 ROWS_TOGETHER = 4  # maps that PAMR refines at once
 LOWEST = -80.0  # e to that is still a normal number in single precision

@@ -32,6 +32,7 @@ from ovseg.evidence import Evidence
 from ovseg.raster import pick, runs_of, split
 
 KEPT_BYTES = 32 << 20  # of posteriors that are asked more than once
+PIECE_BYTES = 1 << 20  # of sums over runs that are joined to one piece
 RUNS_BYTES = 128 << 20  # of sums over runs that wait for their regions
 MOST_THREADS = 4  # each holds a band
 
@@ -72,7 +73,7 @@ def answer(evidence: Evidence) -> Answer:
         renumber = np.append(np.where(keep, np.cumsum(keep) - 1, -1), -1)  # the last entry serves index -1
         owners, region_labels = renumber[owners], region_labels[keep]
         labels = np.where(owners < 0, np.int16(-1), labels)
-    sums = _summed(evidence, dense, owners) if runs is None else runs
+    sums = _summed(evidence, dense, owners) if runs is None else _let_go(runs)
     scores = _means(evidence, sums, owners, len(region_labels))
     scores[:, out] = 0
     return Answer(labels, confidence, owners, region_labels, scores)
@@ -176,8 +177,10 @@ def _run_sums(names: Float32[np.ndarray, "names h width"], keys: Int[np.ndarray,
     """Flat first pixels of the runs of a band that have a key (not -1), and posteriors summed over each."""
     starts, _ = runs_of(keys)
     keyed = keys.reshape(-1)[starts] >= 0
-    sums = np.add.reduceat(names.reshape(len(names), keys.size), starts, axis=1)[:, keyed]
-    return starts[keyed] + band.start * keys.shape[1], sums
+    sums = np.add.reduceat(names.reshape(len(names), keys.size), starts, axis=1)
+    if not keyed.all():
+        starts, sums = starts[keyed], sums[:, keyed]
+    return starts + band.start * keys.shape[1], sums
 
 
 def _summed(evidence: Evidence, dense: Posteriors, owners: Int[np.ndarray, "height width"]) -> Iterator[Runs]:
@@ -230,11 +233,18 @@ def _together(runs: Iterable[Runs]) -> Iterator[Runs]:
     for one in runs:
         waiting.append(one)
         held += one[1].nbytes
-        if held > KEPT_BYTES // 8:
+        if held > PIECE_BYTES:
             yield _joined(waiting)
             waiting, held = [], 0
     if waiting:
         yield _joined(waiting)
+
+
+def _let_go(runs: list[Runs]) -> Iterator[Runs]:
+    """The runs of a list, which is empty in the end."""
+    runs.reverse()
+    while runs:
+        yield runs.pop()
 
 
 def _joined(runs: Sequence[Runs]) -> Runs:
@@ -288,4 +298,15 @@ def _without(
     return slots
 
 
-__all__ = ["Answer", "KEPT_BYTES", "MOST_THREADS", "Posteriors", "RUNS_BYTES", "Runs", "answer", "close", "vote"]
+__all__ = [
+    "Answer",
+    "KEPT_BYTES",
+    "MOST_THREADS",
+    "PIECE_BYTES",
+    "Posteriors",
+    "RUNS_BYTES",
+    "Runs",
+    "answer",
+    "close",
+    "vote",
+]
