@@ -7,7 +7,7 @@ import torch
 from safetensors.torch import load_file
 
 import tiny
-from ovseg.clip.plugins.clip_dinoiser import Head, dinoise, nothing, pool, probability
+from ovseg.clip.plugins.clip_dinoiser import Head, correlation, dinoise, nothing, pool, probability
 from ovseg.clip.walk import Vit
 from ovseg.errors import BadInput, BadWeights, UnsupportedTower
 
@@ -48,6 +48,13 @@ def test_batch_of_two_is_two_of_one_on_a_grid_that_is_not_square() -> None:
         alone = dinoise(walk, PIXELS[index : index + 1], head)
         torch.testing.assert_close(both.tokens[index : index + 1], alone.tokens, rtol=0, atol=1e-5)
         torch.testing.assert_close(both.background[index : index + 1], alone.background, rtol=0, atol=1e-5)
+
+
+def test_flat_tokens_belong_together_up_to_the_edge() -> None:
+    """The edge is repeated, so that a picture of one kind is one thing."""
+    middle = torch.randn(2, 64, 1, 1, generator=torch.Generator().manual_seed(2)).expand(2, 64, 5, 9)
+    together = correlation(Head.read(state(), 64), middle)
+    torch.testing.assert_close(together, torch.ones(2, 45, 45), rtol=0, atol=1e-5)
 
 
 def test_a_spoilt_patch_takes_the_mean_of_those_it_belongs_with() -> None:

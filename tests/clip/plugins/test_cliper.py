@@ -11,6 +11,7 @@ from ovseg.clip.plugins.cliper import layers
 from ovseg.clip.tower import dense_tokens
 from ovseg.clip.walk import Vit
 from ovseg.errors import UnsupportedTower
+from ovseg.stages.cliper import cliper_maps
 
 PIXELS = torch.randn(2, 3, 48, 80, generator=torch.Generator().manual_seed(3))
 
@@ -26,6 +27,18 @@ def test_readings_equal_the_published_program(
         torch.testing.assert_close(got.tokens, wanted["wide.layers"], rtol=0, atol=1e-4)
     if shape != "native":
         torch.testing.assert_close(got.attention, wanted[shape + ".attention"], rtol=0, atol=1e-4)
+
+
+@pytest.mark.parametrize("shape", ["native", "wide", "tall"])
+def test_class_maps_of_the_readings_equal_the_published_program(
+    golden_dense: Path, golden_walk: Vit, golden_inputs: dict[str, torch.Tensor], shape: str
+) -> None:
+    wanted = load_file(golden_dense / "outputs" / "cliper.safetensors")[shape + ".scores"]
+    got, text = layers(golden_walk, golden_inputs[shape]), golden_inputs["text"].numpy()
+    for index in range(len(wanted)):
+        tokens = got.tokens[index].permute(0, 3, 1, 2).contiguous().numpy()
+        maps = cliper_maps(tokens, got.attention[index].numpy(), text[:4], text[4:])
+        torch.testing.assert_close(torch.from_numpy(maps), wanted[index], rtol=0, atol=1e-4)
 
 
 def test_last_reading_is_the_rows_own_and_batches_are_apart() -> None:
