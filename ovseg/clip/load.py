@@ -151,10 +151,12 @@ def fill(model: nn.Module, state: dict[str, Tensor], source: str) -> None:
     """Put a state dict into a network, every key matched and none left over.
 
     OpenAI's files carry three numbers beside the tensors, and files of open_clip's two-tower class say `text.` before
-    the text side, where the others do not: all are understood. Half precision becomes what the network holds (float32).
+    the text side, where the others do not: all are understood. What nothing is computed from may lack (the counters of
+    batch norms) or be there (`position_ids`). Half precision becomes what the network holds (float32).
     """
-    state = {key: value for key, value in state.items() if key not in OPENAI_EXTRAS}
+    state = {key: value for key, value in state.items() if key not in OPENAI_EXTRAS | {POSITION_IDS}}
     wanted = model.state_dict()
+    state = {key: value for key, value in wanted.items() if key.endswith("num_batches_tracked")} | state
     said, asked = (any(key.startswith("text.") for key in keys) for keys in (state, wanted))
     if said and not asked:
         state = {key.removeprefix("text."): value for key, value in state.items()}
@@ -178,6 +180,7 @@ def fill(model: nn.Module, state: dict[str, Tensor], source: str) -> None:
 
 
 OPENAI_EXTRAS = frozenset({"input_resolution", "context_length", "vocab_size"})
+POSITION_IDS = "text.transformer.embeddings.position_ids"  # older releases of transformers stored a range
 
 
 def _known(name: str, device: torch.device, folder: str | Path | None) -> Clip:

@@ -73,6 +73,17 @@ def test_flat_keys_fit_the_two_tower_class() -> None:
     assert all(torch.equal(value, wanted[key]) for key, value in fresh.state_dict().items())
 
 
+def test_what_nothing_is_computed_from_may_lack_or_be_there() -> None:
+    model, fresh = towers.resnet(), moved(towers.resnet(), seed=3)
+    state = {key: value for key, value in model.state_dict().items() if not key.endswith("num_batches_tracked")}
+    assert len(state) < len(model.state_dict())
+    fill(fresh, state | {"text.transformer.embeddings.position_ids": torch.arange(3)[None]}, "file")
+    assert all(torch.equal(fresh.state_dict()[key], value) for key, value in state.items())
+    state.pop("bn1.running_mean")
+    with pytest.raises(BadWeights, match="lacks bn1.running_mean"):
+        fill(fresh, state, "file")
+
+
 def two_towers(seed: int = 0) -> torch.nn.Module:
     torch.manual_seed(seed)
     vision, text = CONFIG["vision_cfg"], CONFIG["text_cfg"]
