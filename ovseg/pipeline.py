@@ -14,7 +14,7 @@ from typing import Any, overload
 import numpy as np
 from jaxtyping import Float32, UInt8
 
-from ovseg import anomaly, encoders, images, labels, proposals, weights
+from ovseg import anomaly, encoders, images, labels, proposals, runtime, weights
 from ovseg.clip import dense, load, text
 from ovseg.clip.guides import GUIDES, Guide, load_guide
 from ovseg.clip.load import Clip
@@ -87,13 +87,14 @@ class Pipeline:
     ) -> "Pipeline":
         """The networks of a preset or a recipe, loaded. Without one: the best preset whose weights are here, logged.
 
-        `changes` replace choices of the recipe (`method="sclip"`). `folder` is sought first for weights. Texts are
-        kept in `cache` (None: not at all). Nothing is fetched unless `allow_download`. Raises `MissingWeights` with the
-        commands that bring them; another model never stands in.
+        `changes` replace choices of the recipe (`method="sclip"`). `folder` is sought first for weights. Texts and
+        compiled graphs are kept in `cache` (None: not at all). Nothing is fetched unless `allow_download`. Raises
+        `MissingWeights` with the commands that bring them; another model never stands in.
         """
         chosen = best_here(folder) if recipe is None else recipe
         chosen = preset(chosen) if isinstance(chosen, str) else chosen
         chosen = chosen.replace(**changes) if changes else chosen
+        runtime.check(chosen.runtime, chosen.precision, load.pick_device(device))
         if allow_download:
             for name in needed_weights(chosen):
                 if weights.find(name, folder) is None:
@@ -146,6 +147,7 @@ class Pipeline:
             pictures,
             self.recipe.reading,
             guide=self.guide,
+            cache=self.cache / "graphs" if self.cache else None,
             progress=lambda done, of: told("encode", done, of),
         )
         out = [self._with_regions(picture, one, told) for picture, one in zip(pictures, features, strict=True)]
@@ -300,7 +302,8 @@ class Pipeline:
         return Encoding(picture, features, regions, vectors, recipe.image_side, stages_guide, affinity)
 
     def __repr__(self) -> str:
-        return f"Pipeline({self.recipe.name}: {self.clip.name} on {self.clip.device}, {self.recipe.method})"
+        who = runtime.describe(self.recipe.runtime, self.recipe.precision, self.clip.device)
+        return f"Pipeline({self.recipe.name}: {self.clip.name} on {self.clip.device}, {self.recipe.method}, {who})"
 
 
 def needed_weights(recipe: Recipe) -> list[str]:

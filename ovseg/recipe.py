@@ -32,7 +32,8 @@ class Recipe:
     which a region is dropped. `stages` change the cells' scores in their order: names of `stages.STAGES`, or {name:
     options}. `refine`, `area` and `closing` are as in `evidence.Evidence`. `model` is a name that `clip.load` opens,
     `sam` a row of the weights' manifest, or empty. `guide` is a name that `clip.guides` opens: the other network that a
-    guided method takes its attention from, and the stages of any other method.
+    guided method takes its attention from, and the stages of any other method. `runtime` and `precision` say who
+    computes the network's unchanged blocks (`runtime.RUNTIMES`), and at which precision.
     """
 
     name: str = "own"
@@ -62,6 +63,8 @@ class Recipe:
     refine: str = "none"
     area: float = 0.0
     closing: int = 0
+    runtime: str = "torch"
+    precision: str = "float32"
 
     def __post_init__(self) -> None:
         object.__setattr__(self, "scales", tuple(float(scale) for scale in self.scales))  # JSON gives a list
@@ -125,7 +128,7 @@ class Recipe:
     def reading(self) -> Reading:
         """The part that the image side depends on."""
         sizes = (self.short_side, self.crop, self.stride, self.long_side, tuple(float(scale) for scale in self.scales))
-        return Reading(self.method, self.protocol, *sizes)
+        return Reading(self.method, self.protocol, *sizes, self.runtime, self.precision)
 
     @property
     def guided(self) -> bool:

@@ -28,6 +28,7 @@ def test_every_choice_moves_the_fingerprint() -> None:
         "proposer_options": {}, "encoder": "crop", "encoder_options": {},
         "overlap": "smallest", "uncovered": "none", "min_area": 0.01,
         "stages": ["surgery"], "refine": "pamr", "area": 0.1, "closing": 3,
+        "runtime": "openvino", "precision": "bfloat16",
     }  # fmt: skip
     assert set(other) == set(base.to_dict())
     changed = {base.replace(**{name: value}).fingerprint for name, value in other.items()}
@@ -56,6 +57,8 @@ def test_only_the_image_side_binds_an_encoding() -> None:
         {"crop": 96},
         {"proposer": "felzenszwalb"},
         {"model": "x"},
+        {"runtime": "openvino"},
+        {"precision": "bfloat16"},
     ):
         assert base.replace(**change).image_side != base.image_side
 
