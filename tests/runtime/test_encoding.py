@@ -1,5 +1,6 @@
 """Whole pictures through every runtime: the same features, whatever the method takes from earlier blocks."""
 
+import sys
 import threading
 from pathlib import Path
 from typing import Any
@@ -12,7 +13,9 @@ import tiny
 from ovseg import runtime
 from ovseg.clip import dense
 from ovseg.clip.load import Clip, wrap
-from ovseg.errors import UnknownName
+from ovseg.errors import MissingExtra, UnknownName
+from ovseg.pipeline import Pipeline
+from ovseg.recipe import Recipe
 from ovseg.runtime import graphs, seam
 
 PAIRS = [(name, precision) for name in runtime.RUNTIMES for precision in runtime.PRECISIONS]
@@ -105,3 +108,17 @@ def test_a_tower_that_turns_by_its_grid_is_prepared_for_each(monkeypatch: pytest
 def test_wrong_runtime_is_refused_when_the_reading_is_made() -> None:
     with pytest.raises(UnknownName, match="runtime must be one of openvino, torch: got 'onnx'"):
         dense.Reading(runtime="onnx")
+
+
+def test_recipe_names_who_computes_and_the_pipeline_says_so(
+    clip: Clip, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    pytest.importorskip("openvino", reason="the extra openvino is not installed")
+    recipe = Recipe(model="test", short_side=64, crop=48, runtime="openvino", precision="bfloat16")
+    assert "openvino, bfloat16" in repr(Pipeline(recipe, clip))
+    pipe = Pipeline(recipe, wrap(clip.model, clip.tokenizer), cache=tmp_path)
+    pipe.encode(tiny.picture())
+    assert [path.suffix for path in (tmp_path / "graphs").iterdir()] == [".blob"]
+    monkeypatch.setitem(sys.modules, "openvino", None)
+    with pytest.raises(MissingExtra, match="runtime openvino needs the package openvino"):
+        Pipeline.open("tiny", device="cpu", runtime="openvino")
