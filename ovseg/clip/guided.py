@@ -36,8 +36,8 @@ def trident(
 ) -> DenseFeatures:
     """Features on SAM's grid: windows guided by `guide` (the paper: dino-b16), joined, then mixed as `sam` attends.
 
-    All windows of a picture run in one batch, since the guide's mean likeness is taken over them. SAM's attention of
-    ViT-B is 12 x m x m numbers three times over, m = 4096 for a square picture: 2.4 GB.
+    All windows of a picture run in one batch, since the guide's mean likeness is taken over them. ViT-B's attention of
+    a square picture is 12 x 4096 x 4096 numbers: 3.2 GB at the peak of SAM's own pass, 2.4 GB and more in stage 2.
     """
     walk, layout, pixels = _windows(clip, picture, reading)
     patch = walk.patch[0]
