@@ -4,8 +4,8 @@ A stage gets the `Scene` and the scaled cosines of every prompt row, and gives e
 segments of the picture, in which the labels vote afterwards. It asks no network. At its identity setting (0 steps, 0
 neighbours) a stage changes nothing.
 
-What needs more of the network than a scene holds is not a row: `sfr` (a second pass), `cliper` (every layer) and
-`rows.less_image_token` (the changed image token) are called by name.
+What needs more of the network than a scene holds is not a row: `sfr` (a second pass, `clip.plugins.resclip`) and
+`cliper` (every layer, `clip.plugins.cliper`) are called by name.
 """
 
 from collections.abc import Callable, Mapping, Sequence

@@ -1,4 +1,4 @@
-"""Stages that change scores cell by cell: feature surgery, and the image token's share taken away."""
+"""Stages that change scores cell by cell: feature surgery."""
 
 import numpy as np
 from jaxtyping import Float32
@@ -42,22 +42,4 @@ def without_redundancy(
     return np.asarray(weighted - weighted.mean(axis=0), np.float32)
 
 
-def less_image_token(
-    rows: Float32[np.ndarray, "rows ..."],
-    token: Float32[np.ndarray, " dim"],
-    text: Float32[np.ndarray, "rows dim"],
-    *,
-    scale: float,
-    weight: float = 0.3,
-) -> Float32[np.ndarray, "rows ..."]:
-    """Scaled cosines minus `weight` times those of the image token; a token of any length, `weight` 0 changes nothing.
-
-    SegEarth-OV (Li et al. 2024, arXiv:2410.01768; likyoo/SegEarth-OV@3e22a96): the token is the one that leaves the
-    *changed* last block, not the picture's own vector, and each window has its own.
-    """
-    unit = token / max(float(np.linalg.norm(token)), 1e-12)
-    shared = np.float32(weight * scale) * (text @ unit)
-    return np.asarray(rows - shared.reshape(-1, *[1] * (rows.ndim - 1)), np.float32)
-
-
-__all__ = ["less_image_token", "surgery", "without_redundancy"]
+__all__ = ["surgery", "without_redundancy"]

@@ -6,7 +6,7 @@ from safetensors.numpy import load_file
 from stage_scenes import rows_of, scene, unit, vocabulary
 
 from ovseg.errors import BadUsage
-from ovseg.stages.rows import less_image_token, surgery, without_redundancy
+from ovseg.stages.rows import surgery, without_redundancy
 
 
 @pytest.mark.parametrize("name", ["native", "wide", "tall"])
@@ -52,23 +52,3 @@ def test_surgery_with_equal_weights_keeps_every_arg_max_and_one_row_becomes_noth
     assert without_redundancy(rows[:0], given.features.whole, given.vocabulary.vectors[:0]).shape == (0, 6, 10)
     with pytest.raises(BadUsage, match="got -1.0"):
         surgery(given, rows, temperature=-1.0)
-
-
-def test_image_token_is_taken_from_every_cell_alike_and_weight_0_changes_nothing() -> None:
-    given = scene()
-    rows, text = rows_of(given), given.vocabulary.vectors
-    token = 3 * np.random.default_rng(1).normal(size=32).astype(np.float32)
-    got = less_image_token(rows, token, text, scale=40.0)
-    cosine = text @ unit(token)
-    np.testing.assert_allclose(got, rows - 12 * cosine[:, None, None], atol=1e-4)
-    assert np.array_equal(less_image_token(rows, token, text, scale=40.0, weight=0.0), rows)
-
-
-def test_a_row_that_only_the_image_token_likes_loses_its_cells() -> None:
-    """The picture's own vector leaks into every cell, as SegEarth-OV finds; what is left is the cell's own thing."""
-    text = vocabulary().vectors
-    cells = unit(np.broadcast_to(text[1], (6, 10, 32)) + 1.1 * text[3])
-    given = scene(cells)
-    rows = rows_of(given)
-    assert (rows.argmax(axis=0) == 3).all()
-    assert (less_image_token(rows, text[3], text, scale=40.0).argmax(axis=0) == 1).all()
