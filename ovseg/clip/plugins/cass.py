@@ -31,9 +31,10 @@ from scipy.optimize import linear_sum_assignment  # type: ignore[import-untyped]
 from torch import Tensor
 
 from ovseg.clip.attention import nearness
-from ovseg.clip.tower import grid_of, prefix
+from ovseg.clip.methods import LAST_BLOCKS
+from ovseg.clip.tower import grid_of, prefix, why_not
 from ovseg.clip.walk import Walk
-from ovseg.errors import BadInput
+from ovseg.errors import BadInput, UnsupportedTower
 
 EIGENVALUES = 20  # compared of each graph
 STRENGTH = 10.0  # of the guide's graph, times the distance of the spectra
@@ -52,6 +53,8 @@ def cass(
     compat: bool = False,
 ) -> Float[Tensor, "b rows cols dim"]:
     """Projected patch vectors, not normalised. `keys` are the guide's, head by head, of as many heads as the tower."""
+    if why := why_not(walk, LAST_BLOCKS["naclip"]):  # the same sides of the same block
+        raise UnsupportedTower(f"cass cannot read this {walk.family}: {why}.")
     rows, cols = grid = grid_of(walk, pixels)
     if len(keys) != len(pixels) or keys.shape[1] % walk.heads:
         raise BadInput(

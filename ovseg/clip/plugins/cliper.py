@@ -41,7 +41,8 @@ def layers(walk: Walk, pixels: Float[Tensor, "b 3 height width"], positions: str
     """All of CLIPer's readings of these pictures."""
     lacks = walk.refuses.get("attention") or walk.refuses.get("layers")
     if lacks or walk.depth < 2:
-        raise UnsupportedTower(f"cliper sums the attention of all blocks before the last: {lacks or 'there are none'}.")
+        why = lacks or "there are none"
+        raise UnsupportedTower(f"cliper sums the attention of all blocks before the last of {walk.family}: {why}.")
     grid, own, last = grid_of(walk, pixels), walk.own, walk.depth
     taps = prefix(walk, pixels, range(1, last + 1), positions)
     total: Tensor | None = None

@@ -22,9 +22,9 @@ from torch import Tensor
 
 from ovseg.clip.attention import Sight, read, taps_of
 from ovseg.clip.methods import last_block
-from ovseg.clip.tower import grid_of, prefix
+from ovseg.clip.tower import grid_of, prefix, why_not
 from ovseg.clip.walk import Walk
-from ovseg.errors import BadInput, BadUsage
+from ovseg.errors import BadInput, BadUsage, UnsupportedTower
 
 GREY = (0.2989, 0.587, 0.114)  # of red, green, blue: ITU-R 601, as torchvision rounds it
 BLUR_PX, BLUR_STD = 11, 5.0
@@ -42,6 +42,8 @@ def views(
     if not 0 <= keep <= 1:
         raise BadUsage(f"keep is the unflipped views' part of the blend, from 0 to 1: got {keep}")
     row = last_block(method)
+    if why := why_not(walk, row):
+        raise UnsupportedTower(f"method {method} cannot read this {walk.family}: {why}.")
     numbers, grid = taps_of(row, walk.depth), grid_of(walk, pixels)
 
     def unit(view: Tensor) -> Tensor:

@@ -25,9 +25,9 @@ from torch import Tensor
 from ovseg.clip.attention import Sight, read, taps_of
 from ovseg.clip.methods import LAST_BLOCKS
 from ovseg.clip.program import Group, LastBlock, Term
-from ovseg.clip.tower import grid_of, prefix
+from ovseg.clip.tower import grid_of, prefix, why_not
 from ovseg.clip.walk import Walk
-from ovseg.errors import BadInput, BadUsage
+from ovseg.errors import BadInput, BadUsage, UnsupportedTower
 
 # one picture (height, width, 3) and its cosines (rows, r, c), both float32, to its links (cells, cells), row-major
 Feed = Callable[[np.ndarray, np.ndarray], np.ndarray]
@@ -44,8 +44,10 @@ def resclip(
     positions: str = "bicubic",
 ) -> Float[Tensor, "b rows cols dim"]:
     """Patch vectors of the second pass, projected and not normalised. `text` has unit rows."""
-    second, grid = second_row(strength, share), grid_of(walk, pixels)
-    first = LAST_BLOCKS["resclip"]
+    first, second = LAST_BLOCKS["resclip"], second_row(strength, share)
+    if why := why_not(walk, first):
+        raise UnsupportedTower(f"resclip cannot read this {walk.family}: {why}.")
+    grid = grid_of(walk, pixels)
     taps = prefix(walk, pixels, taps_of(first, walk.depth), positions)
     cosines = (F.normalize(read(Sight(walk, taps, grid), first).cells, dim=-1) @ text.mT).permute(0, 3, 1, 2)
     links = torch.stack([linked(feed, picture, rows) for picture, rows in zip(pixels, cosines, strict=True)])

@@ -10,7 +10,8 @@
 
 `factor` is 1.2; Cityscapes 3 (the picture's halves go through SAM apart: call `spread` on each), VOC20 0. `negative` is
 None except .6 on ADE and Cityscapes. Use it for large pictures, when SAM runs anyway: it sees the whole of it. Costs
-one (cells x cells x heads) product over SAM's grid. Stage 3, SAM's prompts, is a matter of proposals.
+one (cells x cells) product a head over SAM's grid, two such matrices at a time. Stage 3, SAM's prompts, is a matter of
+proposals.
 
 The released program takes rows for columns when it folds values into a grid, so it is right for square windows alone;
 this is right on any. A cell that is linked to nothing keeps its own value.
@@ -27,9 +28,9 @@ from torch import Tensor
 
 from ovseg.clip.attention import Sight, attend
 from ovseg.clip.methods import LAST_BLOCKS
-from ovseg.clip.tower import grid_of, prefix
+from ovseg.clip.tower import grid_of, prefix, why_not
 from ovseg.clip.walk import Walk
-from ovseg.errors import BadInput
+from ovseg.errors import BadInput, UnsupportedTower
 
 MOST = 0.9  # a threshold never asks for more likeness than this, so that a cell always keeps itself
 
@@ -64,11 +65,14 @@ def read(
     positions: str = "bicubic",
 ) -> Float[Tensor, "w embed r2 c2"]:
     """Stage 1 of every window of one picture, on the next whole multiple of its tokens that holds the guide's grid."""
+    row = LAST_BLOCKS["proxyclip"]
+    if why := why_not(walk, row):
+        raise UnsupportedTower(f"trident cannot read this {walk.family}: {why}.")
     grid, cells = grid_of(walk, windows), (guide.shape[2], guide.shape[3])
     taps = prefix(walk, windows, (), positions)
     patches = walk.norm(walk.depth, taps[walk.depth][:, walk.own :])
     together = Sight(walk, taps, grid, {"guide": guide}, compat=True)  # one mean for all windows of the picture
-    mixed = walk.out(walk.depth, attend(together, walk.depth, patches, LAST_BLOCKS["proxyclip"].groups))
+    mixed = walk.out(walk.depth, attend(together, walk.depth, patches, row.groups))
     times = max(-(-cells[0] // grid[0]), -(-cells[1] // grid[1]))
     wide = mixed.mT.reshape(len(windows), -1, *cells)
     return F.interpolate(wide, size=(times * grid[0], times * grid[1]), mode="bilinear", align_corners=False)
@@ -106,13 +110,15 @@ def spread(
     negative: float | None = None,
 ) -> Float[Tensor, "m embed"]:
     """Stage 2: each cell becomes a mean of the cells that SAM attends to and whose SAM values are alike."""
-    unit = F.normalize(values.flatten(1, 2), dim=-1)
-    alike = unit @ unit.mT  # (heads, m, m)
-    threshold = factor * alike.mean(dim=(0, 2))
+    unit = F.normalize(values.flatten(1, 2), dim=-1)  # (heads, m, d)
+    mean = torch.einsum("hmd,hd->m", unit, unit.mean(dim=1)) / len(unit)  # of every row of the Gram matrices
+    threshold = factor * mean
     if negative is not None:
         threshold = torch.where(threshold < 0, negative, threshold)
-    kept = attention * (alike > threshold.clamp(max=MOST)[None, :, None])
-    weights = kept.mean(dim=0)
+    threshold = threshold.clamp(max=MOST)[:, None]
+    weights = attention.new_zeros(attention.shape[1:])
+    for looks, mine in zip(attention, unit, strict=True):  # one head at a time: SAM's grid has up to 4096 cells
+        weights += looks * (mine @ mine.mT > threshold)
     return weights / weights.sum(dim=-1, keepdim=True) @ field.flatten(1).mT
 
 
