@@ -8,12 +8,12 @@ import pytest
 from PIL import Image
 
 import tiny
-from ovseg import pipeline
+from ovseg import labels, pipeline
 from ovseg.clip.plugins.cliptrase import affinity_map
 from ovseg.errors import BadInput, BadUsage, MissingDevice, MissingWeights, UnknownName
 from ovseg.pipeline import Encoding, Pipeline, best_here, needed_weights
 from ovseg.recipe import PRESETS, Recipe
-from ovseg.stages import STAGES, cliptrase
+from ovseg.stages import STAGES, Scene, apply, cliptrase
 from ovseg.stages.cliptrase import denoised
 from ovseg.types import AnomalyMap, Segmentation
 from tests.clip.guides.networks import guide, vit
@@ -143,6 +143,34 @@ def test_every_stage_runs_from_picture_to_labels(name: str, protocol: str) -> No
     assert found.recipe.fingerprint != plain.recipe.fingerprint
 
 
+def test_stages_see_the_picture_as_it_is(pipe: Pipeline) -> None:
+    encoding = pipe.encode(WIDE)
+    vocabulary = pipe.vocabulary(["cat", "dog"])
+    scene = Scene(WIDE, encoding.features, vocabulary, 100.0)
+    wanted, _ = apply(["tlp"], scene, labels.cell_rows(encoding.features, vocabulary, 100.0))
+    found = pipe.segment(encoding, ["cat", "dog"], stages=["tlp"]).evidence
+    assert found is not None and np.array_equal(found.rows, wanted)
+
+
+def test_bundled_model_still_finds_what_is_there_after_stages_that_look_at_the_picture() -> None:
+    pipe = Pipeline.open("tiny", cache=None)
+    encoding = pipe.encode(pipeline.weights.bundled("demo/examples") / "meadow.jpg")
+    names = ["cow", "sheep", "dog", "balloon", "car"]
+    plain = pipe.segment(encoding, names)
+    for change in (
+        {"stages": ["tlp"]},
+        {"stages": [{"lposs-plus": {"short_side": 112}}]},
+        {"stages": ["surgery"]},
+        {"refine": "pamr"},
+    ):
+        found = pipe.segment(encoding, names, **change)
+        assert not np.array_equal(found.labels, plain.labels)
+        for name, share in found.shares.items():
+            assert (share > 0.01) == (name != "car"), (change, name)
+            both = plain.masks[name] & found.masks[name]
+            assert both.sum() >= 0.7 * min(plain.masks[name].sum(), found.masks[name].sum()), (change, name)
+
+
 def test_method_cliptrase_brings_the_affinity_that_its_stage_clusters() -> None:
     pipe = Pipeline(RECIPE.replace(method="cliptrase", short_side=56, crop=48), tiny.clip())
     encoding = pipe.encode(TALL)
@@ -165,6 +193,8 @@ def test_refining_area_and_closing_are_asked_of_an_encoding(pipe: Pipeline) -> N
         assert not np.array_equal(changed.labels, plain.labels), change
         assert changed.evidence is not None
         assert all(getattr(changed.evidence, key) == value for key, value in change.items())
+    seen = pipe.segment(encoding, ["cat", "dog"], refine="pamr").evidence
+    assert seen is not None and seen.picture is not None and np.array_equal(seen.picture, WIDE)
     shares = [share for share in plain.shares.values() if share]
     nobody = pipe.segment(encoding, ["cat", "dog", "tree"], area=1.0)
     assert len(shares) > 1 and not any(nobody.shares.values())
