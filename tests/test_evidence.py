@@ -88,3 +88,14 @@ def test_proposals_have_their_own_posteriors_and_no_proposals_none() -> None:
 def test_fields_that_cannot_be_are_refused(changes: dict[str, Any], words: str) -> None:
     with pytest.raises((BadInput, BadUsage), match=words):
         evidence(**changes)
+
+
+def test_scores_far_apart_are_as_exact_as_near_ones() -> None:
+    """Between two cells that differ by hundreds every row is far below the largest of its cells."""
+    rows = np.zeros((3, 1, 2), np.float32)
+    rows[0, 0], rows[1, 0] = (400, -400), (-400, 400)
+    given = Evidence(1, 1001, np.array([0, 1, -1]), rows, np.zeros(2, np.float32))
+    slots = whole(given)[:, 0]
+    expected = posterior(upsample(rows, 1, 1001), given.owner, 2, "names")[:, 0]
+    np.testing.assert_allclose(expected, slots, atol=1e-6)
+    np.testing.assert_allclose([1 / 3] * 3, slots[:, 500], atol=1e-4)

@@ -171,3 +171,30 @@ def test_no_names_are_an_answer_with_every_step() -> None:
     nobody = evidence(owner=np.full(5, -1), thresholds=np.zeros(0, np.float32), area=0.5, closing=3, **parts())
     found = answer(nobody)
     assert ({-1}, (0, 0)) == (set(found.labels.ravel().tolist()), found.scores.shape)
+
+
+def test_three_hundred_names_are_told_apart() -> None:
+    names = 300
+    rows = np.full((names, 3, 100), -9, np.float32)
+    rows[np.arange(names), np.arange(names) // 100, np.arange(names) % 100] = 9  # each cell its own name
+    found = answer(Evidence(3, 100, np.arange(names), rows, np.zeros(names, np.float32)))
+    assert np.arange(names).reshape(3, 100).tolist() == found.labels.tolist()
+    assert list(range(names)) == found.region_labels.tolist()
+
+
+def test_names_equal_to_an_argmax_over_whole_arrays_at_every_size() -> None:
+    """Pictures smaller than the grid, as large, and larger than a band; one row of cells; one column."""
+    rng = np.random.default_rng(8)
+    for grid, size in (
+        ((6, 10), (4, 7)),
+        ((6, 10), (6, 10)),
+        ((1, 4), (9, 30)),
+        ((5, 1), (30, 9)),
+        ((3, 4), (97, 150)),
+    ):
+        rows = rng.normal(0, 3, (5, *grid)).astype(np.float32)
+        given = Evidence(*size, OWNER, rows, np.zeros(3, np.float32))
+        slots = posteriors(given)
+        best = slots[:3].max(axis=0)
+        expected = np.where(slots[3] > best, -1, slots[:3].argmax(axis=0))
+        assert expected.tolist() == answer(given).labels.tolist()
