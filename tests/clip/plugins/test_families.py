@@ -7,6 +7,7 @@ import numpy as np
 import pytest
 import torch
 
+import tiny
 from ovseg.clip import families
 from ovseg.clip.plugins.cass import cass
 from ovseg.clip.plugins.clip_dinoiser import Head, dinoise
@@ -16,7 +17,7 @@ from ovseg.clip.plugins.decomposition import decompose
 from ovseg.clip.plugins.itaclip import views
 from ovseg.clip.plugins.resclip import resclip
 from ovseg.clip.plugins.trident import read
-from ovseg.clip.walk import Walk
+from ovseg.clip.walk import Vit, Walk
 from ovseg.errors import UnsupportedTower
 from tests.clip.families import towers
 
@@ -36,6 +37,11 @@ def equal_links(picture: np.ndarray, cosines: np.ndarray) -> np.ndarray:
     return np.ones((cells, cells), np.float32)
 
 
+def head(walk: Walk) -> Head:
+    shapes = ((5, walk.width, 3, 3), (5,), (1, walk.width, 1, 1), (1,))
+    return Head(*(torch.randn(shape, generator=torch.Generator().manual_seed(4)) for shape in shapes))
+
+
 ANY: dict[str, Callable[[Walk, torch.Tensor], torch.Tensor]] = {
     "cass": lambda walk, pixels: cass(walk, pixels, guide(walk)),
     "cliper": lambda walk, pixels: layers(walk, pixels).tokens[:, -1],
@@ -48,9 +54,8 @@ STANDARD: dict[str, Callable[[Walk, torch.Tensor], Any]] = {
         walk, pixels, guide(walk), torch.ones(2, *pixels.shape[2:], dtype=torch.long)
     ),
     "decomposition": lambda walk, pixels: decompose(walk, pixels),
-    "clip-dinoiser": lambda walk, pixels: dinoise(walk, pixels, Head(*(torch.zeros(s) for s in HEAD))),
+    "clip-dinoiser": lambda walk, pixels: dinoise(walk, pixels, head(walk)),
 }
-HEAD = ((5, 48, 3, 3), (5,), (1, 48, 1, 1), (1,))
 
 
 def pixels(walk: Walk) -> torch.Tensor:
@@ -80,3 +85,16 @@ def test_what_reads_a_standard_vit_refuses_another(name: str) -> None:
     walk = families.find(towers.siglip())
     with pytest.raises(UnsupportedTower, match=walk.family):
         STANDARD[name](walk, pixels(walk))
+
+
+def test_upstream_is_left_as_it_was_found() -> None:
+    visual = tiny.model(layers=4).visual
+    walk, square = Vit(visual), torch.randn(2, 3, 48, 48, generator=torch.Generator().manual_seed(5))
+    before, whole = {name: value.clone() for name, value in visual.state_dict().items()}, visual(square)
+    modules = list(visual.modules())
+    wide = torch.randn(2, 3, 48, 80, generator=torch.Generator().manual_seed(6))
+    for run in (*ANY.values(), *STANDARD.values()):
+        run(walk, wide)
+    assert list(visual.modules()) == modules and not any(module._forward_hooks for module in modules)
+    assert all(torch.equal(value, before[name]) for name, value in visual.state_dict().items())
+    assert torch.equal(visual(square), whole)
