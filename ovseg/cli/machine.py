@@ -1,4 +1,4 @@
-"""Commands about this machine: weights (list, pull, verify, path) and check."""
+"""Commands about this machine: weights (list, pull, verify, path) and check; its tables are in `capabilities`."""
 
 import json
 import os
@@ -9,6 +9,7 @@ from pathlib import Path
 import click
 
 from ovseg.cli.talk import Talk, bytes_told
+from ovseg.errors import BadUsage
 
 
 @click.group()
@@ -79,15 +80,42 @@ def weights_path(name: str) -> None:
 
 
 @click.command()
-@click.option("--json", "as_json", is_flag=True, help="One JSON object, for a bug report.")
-def check(as_json: bool) -> None:
+@click.option("--towers", "all_towers", is_flag=True, help="Which methods each kind of network can do, and why not.")
+@click.option("--methods", "all_methods", is_flag=True, help="Hold every method to its invariants, and to its program.")
+@click.option("--model", "models", multiple=True, metavar="SPEC", help="tiny, ARCH/TAG, ARCH@FILE or FILE; repeatable.")
+@click.option("--architecture", "architectures", multiple=True, metavar="ARCH", help="open_clip's, random numbers.")
+@click.option("--golden", metavar="DIR", help="Stored answers of the released programs (or set OVSEG_GOLDEN).")
+@click.option("--markdown", is_flag=True, help="Tables as Markdown.")
+@click.option("--json", "as_json", is_flag=True, help="JSON: one object, or one a line with --towers or --methods.")
+@click.option("-q", "--quiet", is_flag=True, help="Errors only on stderr.")
+def check(
+    all_towers: bool,
+    all_methods: bool,
+    models: tuple[str, ...],
+    architectures: tuple[str, ...],
+    golden: str | None,
+    markdown: bool,
+    as_json: bool,
+    quiet: bool,
+) -> None:
     """System, versions, devices, presets whose weights are here, folders that can be written.
+
+    With --methods the exit code is 1 if any check failed; a method that a tower refuses is no failure.
 
     \b
     Examples:
       ovseg check
       ovseg check --json > report.json
+      ovseg check --towers                          every kind of network, and the models that are here
+      ovseg check --methods                         the bundled model; parity where its data is
+      ovseg check --methods --architecture ViT-B-16 --markdown
+      ovseg check --methods --towers                every method on every kind of network
     """
+    if all_towers or all_methods:
+        form = "json" if as_json else "markdown" if markdown else "table"
+        sys.exit(_capabilities(all_towers, all_methods, models, architectures, golden, form, Talk(quiet, False)))
+    if models or architectures or golden or markdown:
+        raise BadUsage("--model, --architecture, --golden and --markdown go with --methods or --towers: add one")
     import platform
     from importlib.metadata import PackageNotFoundError, version
 
@@ -128,6 +156,31 @@ def check(as_json: bool) -> None:
         rows = [f"{k}: {v}" for k, v in value.items()] if isinstance(value, dict) else value
         rows = [str(rows)] if not isinstance(rows, list) else rows
         click.echo(f"{key:10}" + ("\n" + " " * 10).join(map(str, rows)))
+
+
+def _capabilities(
+    all_towers: bool,
+    all_methods: bool,
+    models: tuple[str, ...],
+    architectures: tuple[str, ...],
+    golden: str | None,
+    form: str,
+    talk: Talk,
+) -> int:
+    """The exit code of `check` with --towers, --methods or both."""
+    from ovseg.cli import capabilities
+
+    if golden and not all_methods:
+        raise BadUsage("--golden holds methods against stored answers: add --methods")
+    named = bool(models or architectures)
+    kinds = all_towers and not named
+    if not named:
+        models = tuple(capabilities.models_here()) if all_towers and not all_methods else ("tiny",)
+    asked = capabilities.asked_towers(models, architectures, kinds)
+    if all_methods:
+        return 1 if capabilities.methods(asked, golden, form, talk) else 0
+    capabilities.towers(asked, form)
+    return 0
 
 
 def _weights_of_preset(name: str) -> list[str]:
