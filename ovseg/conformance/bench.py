@@ -114,7 +114,8 @@ class Found:
 
     def __init__(self, tower: nn.Module, walk: Walk) -> None:
         self.tower = tower
-        self.pixels = torch.randn(1, 3, *size_of(tower, walk), generator=torch.Generator().manual_seed(5)).to(first(tower))
+        random = torch.Generator().manual_seed(5)
+        self.pixels = torch.randn(1, 3, *size_of(tower, walk), generator=random).to(first(tower))
 
     def __enter__(self) -> "Found":
         self.state = {key: value.clone() for key, value in self.tower.state_dict().items()}
