@@ -98,8 +98,9 @@ def test_blocks_of_another_class_are_refused() -> None:
         families.find(tower)
 
 
-def test_norms_of_queries_and_keys_are_applied() -> None:
-    small = {"embed_dim": 48, "num_heads": 3, "patch_size": 8, "depth": 1, "img_size": 48, "qk_norm": True}
+@pytest.mark.parametrize("option", [{"qk_norm": True}, {"init_values": 0.3}, {"scale_attn_norm": True}])
+def test_norms_and_scales_that_published_towers_do_without_are_applied(option: dict[str, Any]) -> None:
+    small = {"embed_dim": 48, "num_heads": 3, "patch_size": 8, "depth": 1, "img_size": 48, **option}
     walk = families.find(towers.timm_tower("vit_small_patch16_224", pool="", proj="linear", **small))
     tokens = walk.enter(towers.pixels(48, 48), "bicubic")
     torch.testing.assert_close(
