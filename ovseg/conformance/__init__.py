@@ -34,6 +34,7 @@ Plugging in a new backbone
        shape, batch, transposed, flat, again    what every method must hold; one that fails alone points to the method
        distinct     a method gives the unchanged answer: say in `refuses` why it cannot be, or mend `sides`
        untouched    the tower was changed: state, hooks, switches, or its own answer
+       able         a plug-in answers although the tower lacks what it changes: it must refuse
 
    Begin with `forward` and `parts`: where they hold, the rest does. Differences are over the answer's spread; equal
    means 1e-5, and is 1e-12 for all but the few steps that are float32 inside.

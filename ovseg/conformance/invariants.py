@@ -22,6 +22,7 @@ from ovseg.clip.program import LastBlock
 from ovseg.clip.tower import VANILLA, prefix, visual_of, why_not
 from ovseg.clip.walk import Tower, Walk
 from ovseg.conformance.bench import UPSTREAM, Bench, Found, apart, embedding, knows_places, size_of, turned
+from ovseg.conformance.plugins import plugins
 from ovseg.conformance.results import Result, number
 from ovseg.errors import BadInput, UnsupportedTower
 
@@ -58,7 +59,7 @@ def invariants(
     methods: Sequence[str] = (),
     progress: Callable[[str, int, int], None] | None = None,
 ) -> list[Result]:
-    """Every check of every method (or of those named) on this vision tower, or model that has one as `.visual`.
+    """Every check of every method and plug-in, or of the rows named, on this vision tower (or a model's `.visual`).
 
     `find` makes the walk: give the constructor of a walk that no family knows yet. The tower is read and never
     changed; a copy in double precision is made beside it. A method that the tower cannot do is one "refused" with its
@@ -86,6 +87,9 @@ def invariants(
             out.append(found.result(name, method))
         if progress:
             progress("", len(rows), len(rows))
+        if not methods:
+            out += plugins(bench, name)
+            out.append(found.result(name, "plug-ins"))
         out.append(found.forward(name))
     return out
 

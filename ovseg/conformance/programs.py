@@ -24,6 +24,7 @@ from ovseg.clip.methods import LAST_BLOCKS, VARIANTS, last_block
 from ovseg.clip.plugins.cass import cass
 from ovseg.clip.plugins.clip_dinoiser import Head, dinoise, probability
 from ovseg.clip.plugins.cliper import layers
+from ovseg.clip.plugins.cliptrase import affinity
 from ovseg.clip.plugins.corrclip import corrclip
 from ovseg.clip.plugins.decomposition import decompose
 from ovseg.clip.plugins.gem import heat
@@ -141,28 +142,19 @@ def _surgery(golden: Golden, shape: str, stored: Tensors) -> dict[str, Tensor]:
 
 def _cliptrase(golden: Golden, shape: str, stored: Tensors) -> dict[str, Tensor]:
     """Tokens, then its stage from the tower's own affinity on: denoised, clustered, voted."""
-    out = {"": _row("cliptrase", golden, shape, stored)[""], "affinity": _affinity(golden, shape)}
-    affinity = [denoised(_array(one)) for one in out["affinity"]]
-    out |= {"affinity_denoised": _stack(affinity), "cluster_labels": _stack(clusters(one) for one in affinity)}
+    out = {"": _row("cliptrase", golden, shape, stored)[""], "affinity": affinity(golden.walk, golden.inputs[shape])}
+    seen = [denoised(_array(one)) for one in out["affinity"]]
+    out |= {"affinity_denoised": _stack(seen), "cluster_labels": _stack(clusters(one) for one in seen)}
     rows, cols = out[""].shape[1:3]
     height, width = golden.inputs[shape].shape[2:]
     labels = []
-    for cosines, one in zip(_cosines(out[""], golden).permute(0, 3, 1, 2), affinity, strict=True):
+    for cosines, one in zip(_cosines(out[""], golden).permute(0, 3, 1, 2), seen, strict=True):
         voted = upsample(_array(cosines), height, width).argmax(axis=0)
         found = segments(one, clusters(one), (rows, cols), height, width)
         for segment in set(found[found >= 0].tolist()):
             voted[found == segment] = np.bincount(voted[found == segment]).argmax()
         labels.append(voted)
     return out | {"voted_prediction": _stack(labels)}
-
-
-def _affinity(golden: Golden, shape: str) -> Tensor:
-    """Of the block before the last: the mean over heads of the mean cosine of queries, keys and values."""
-    walk, pixels = golden.walk, golden.inputs[shape]
-    grid, number = grid_of(walk, pixels), walk.depth - 1
-    sides = walk.sides(number, walk.norm(number, prefix(walk, pixels, (number,))[number]), grid)
-    units = [F.normalize(side, dim=-1) for side in sides.values()]
-    return torch.stack([unit @ unit.mT for unit in units]).mean(dim=(0, 2))
 
 
 def _cliper(golden: Golden, shape: str, stored: Tensors) -> dict[str, Tensor]:

@@ -10,6 +10,7 @@ from safetensors.torch import load_file, save_file
 import ovseg.conformance
 from ovseg import cli
 from ovseg.clip.methods import LAST_BLOCKS
+from ovseg.conformance.plugins import PLUGINS
 
 
 @pytest.fixture
@@ -52,14 +53,16 @@ def test_methods_of_the_bundled_model_pass_and_lacking_parity_is_said(run: Any) 
         name: ["ok", "11/11" if name == "vanilla" else "7/7"] for name in LAST_BLOCKS
     }
     assert "--golden DIR or in OVSEG_GOLDEN" in " ".join(out.split())
-    assert err.strip() == f"{11 + 7 * (len(LAST_BLOCKS) - 1)} ok, 0 refused, 0 failed, 0 not covered"
+    count = 11 + 7 * (len(LAST_BLOCKS) - 1) + 4 * len(PLUGINS) + 1
+    assert err.strip() == f"{count} ok, 0 refused, 0 failed, 0 not covered"
 
 
 def test_lines_say_every_check_and_that_parity_lacks(run: Any) -> None:
     code, out, err = run("--methods", "--json", "-q")
     lines = [json.loads(line) for line in out.splitlines()]
     assert code == 0 and err == ""
-    assert {line["method"] for line in lines[:-1]} == set(LAST_BLOCKS) and lines[0]["tower"] == "tiny"
+    assert {line["method"] for line in lines[:-1]} == {*LAST_BLOCKS, *PLUGINS, "plug-ins"}
+    assert lines[0]["tower"] == "tiny"
     assert lines[-1]["check"] == "parity" and lines[-1]["verdict"] == "not covered"
 
 

@@ -13,6 +13,7 @@ import tiny
 from ovseg.clip.methods import LAST_BLOCKS
 from ovseg.clip.walk import FEATURES, Vit
 from ovseg.conformance import CHECKS, STAND_INS, Result, failed, invariants, moved, narrow
+from ovseg.conformance.plugins import PLUGINS
 
 FEW = ("vanilla", "maskclip-reduced", "naclip", "sc-clip", "proxyclip")
 
@@ -111,8 +112,8 @@ def sentence(results: list[Result], check: str) -> str:
 def test_tower_that_is_walked_rightly_passes_every_check_of_every_method() -> None:
     results = invariants(tiny.model().visual, name="small")
     assert {result.verdict for result in results} == {"ok"}
-    assert {result.method for result in results} == set(LAST_BLOCKS)
-    assert {result.check for result in results} == {*CHECKS, "untouched"}
+    assert {result.method for result in results} == {*LAST_BLOCKS, *PLUGINS, "plug-ins"}
+    assert {result.check for result in results if result.method in LAST_BLOCKS} == {*CHECKS, "untouched"}
     assert {result.tower for result in results} == {"small"}
     equal = [r.measured for r in results if r.check in ("forward", "tokens", "parts", "batch")]
     assert max(equal) < 1e-9  # in double precision a difference is a mistake
@@ -141,7 +142,7 @@ def test_swapped_rows_and_columns_are_found_though_the_embedding_is_right() -> N
 
 
 def test_method_that_does_nothing_is_a_failure_and_not_a_silent_answer() -> None:
-    results = invariants(tiny.model().visual, find=Unchanged)
+    results = invariants(tiny.model().visual, find=Unchanged, methods=tuple(LAST_BLOCKS))
     nothing = {result.method for result in failed(results) if result.check == "distinct"}
     assert nothing == {name for name, row in LAST_BLOCKS.items() if name != "vanilla" and not row.dual}
     assert "refuse it with a sentence instead" in sentence(failed(results), "distinct")
@@ -208,7 +209,7 @@ def test_networks_of_other_kinds_pass(name: str) -> None:
 @pytest.mark.parametrize("name", STAND_INS)
 def test_every_method_passes_on_every_kind_of_network(name: str) -> None:
     results = invariants(narrow(name), name=name)
-    assert failed(results) == [] and {result.method for result in results} == set(LAST_BLOCKS)
+    assert failed(results) == [] and {result.method for result in results} == {*LAST_BLOCKS, *PLUGINS, "plug-ins"}
 
 
 def test_progress_counts_methods() -> None:
