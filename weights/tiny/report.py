@@ -15,8 +15,6 @@ The confusion is summed over all compositions; IoU is taken of each name and ave
 Ground that is given to a name counts in the union of that name.
 """
 
-from __future__ import annotations
-
 import argparse
 import sys
 from collections import Counter
@@ -68,12 +66,23 @@ class Tally:
         )
 
 
-def compositions(
-    count: int, seed: int, style: float
-) -> list[tuple[NDArray[np.uint8], NDArray[np.int64], list[str], list[str]]]:
+Composition = tuple[NDArray[np.uint8], NDArray[np.int64], list[str], list[str]]
+PARTS = ("all", "development", "confirmation")
+
+
+def part_of(sprites: NDArray[np.uint8], names: list[str], part: str) -> tuple[NDArray[np.uint8], list[str]]:
+    """The sprites of every second name, in alphabetical order, or of the others; or all of them."""
+    if part == "all":
+        return sprites, names
+    ours = set(sorted(set(names))[PARTS.index(part) - 1 :: 2])
+    chosen = [number for number, name in enumerate(names) if name in ours]
+    return sprites[chosen], [names[number] for number in chosen]
+
+
+def compositions(count: int, seed: int, style: float, part: str = "all") -> list[Composition]:
     """(picture, truth with -1 for the ground, names present, absent names) of each."""
     rng = np.random.default_rng(seed)
-    sprites, names = held_out(Path(__file__).parent)
+    sprites, names = part_of(*held_out(Path(__file__).parent), part)
     composer = Composer(sprites, names, {}, texture_bank(list(GROUND), seed=1000 + seed, each=3), rng, style=style)
     related = overlaps()
     out = []
