@@ -162,7 +162,7 @@ class Pipeline:
                         f"{what} are part of a vocabulary that is ready: got {asked!r} beside one; give the names, or "
                         f"make it with vocabulary(names, {what}={asked!r})"
                     )
-            dim = self.clip.visual.output_dim
+            dim = self.clip.dim
             if names.vectors.shape[1] != dim:
                 raise BadUsage(
                     f"the vocabulary must be of this network: its rows have {names.vectors.shape[1]} numbers, those of "

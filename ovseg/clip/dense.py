@@ -150,7 +150,7 @@ def encode_images(clip: Clip, pictures: Sequence[UInt8[np.ndarray, "_ _ 3"]]) ->
         with torch.inference_mode(), runtime.kernels(clip.device):
             vectors = clip.model.encode_image(batch.to(clip.device))
             rows.append(F.normalize(vectors.float(), dim=-1).cpu().numpy())
-    return np.concatenate(rows) if rows else np.zeros((0, int(clip.visual.output_dim)), np.float32)
+    return np.concatenate(rows) if rows else np.zeros((0, clip.dim), np.float32)
 
 
 def _at_scales(

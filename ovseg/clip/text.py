@@ -86,8 +86,7 @@ def encode_phrases(
         whole = [_unit(np.mean([vectors[p] for p in parts[t.replace("{}", phrase)]], axis=0)) for t in templates]
         rows.append(_unit(np.mean(whole, axis=0)))
     split = {phrase: max(len(parts[t.replace("{}", phrase)]) for t in templates) for phrase in phrases}
-    dim = int(clip.visual.output_dim) if hasattr(clip.visual, "output_dim") else 0
-    stacked = np.stack(rows).astype(np.float32) if rows else np.zeros((0, dim), np.float32)
+    stacked = np.stack(rows).astype(np.float32) if rows else np.zeros((0, clip.dim), np.float32)
     return stacked, {phrase: count for phrase, count in split.items() if count > 1}
 
 
@@ -192,8 +191,8 @@ def _windows(clip: Clip, text: str) -> list[str]:
 def _fits(clip: Clip, text: str) -> bool:
     if hasattr(clip.tokenizer, "encode"):
         return len(clip.tokenizer.encode(text)) + 2 <= clip.context_length
-    longer: Tensor = clip.tokenizer([text], context_length=clip.context_length + 1)
-    return not bool(longer[0, -1])  # the place after the last is padding
+    longer: Tensor = clip.tokenizer([text, "a"], context_length=clip.context_length + 2)
+    return bool((longer[0, -3:] == longer[1, -1]).all())  # padding, whatever its number, even that of the end
 
 
 def _unit(vector: Float32[np.ndarray, " dim"]) -> Float32[np.ndarray, " dim"]:

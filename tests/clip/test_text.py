@@ -1,3 +1,4 @@
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -158,3 +159,21 @@ def test_templates_have_one_place_each_and_no_duplicates() -> None:
         assert len(set(sentences)) == len(sentences) > 0
         assert all(sentence.count("{}") == 1 for sentence in sentences), name
     assert len(prompts.templates("openai80")) == 80
+
+
+@pytest.mark.parametrize(("padding", "end"), [(0, 2), (1, 2), (2, 2)])
+def test_tokenizer_with_any_padding_tells_what_fits(padding: int, end: int) -> None:
+    """A tokenizer that only makes rows: words are numbers from 10, the end is kept when a text is cut."""
+
+    def rows(texts: list[str], context_length: int) -> torch.Tensor:
+        out = torch.full((len(texts), context_length), padding)
+        for row, text in zip(out, texts, strict=True):
+            words = [10 + len(word) for word in text.split()][: context_length - 2]
+            row[: len(words) + 2] = torch.tensor([3, *words, end])
+        return out
+
+    clip = replace(tiny.clip(), tokenizer=rows)
+    assert clip.context_length == 16
+    assert text._fits(clip, " ".join(["w"] * 13)) and not text._fits(clip, " ".join(["w"] * 15))
+    windows = text._windows(clip, " ".join(["word"] * 30))
+    assert len(windows) > 1 and " ".join(windows) == " ".join(["word"] * 30)
