@@ -21,7 +21,7 @@ from ovseg.clip.methods import LAST_BLOCKS, canonical, last_block
 from ovseg.clip.program import LastBlock
 from ovseg.clip.tower import VANILLA, prefix, visual_of, why_not
 from ovseg.clip.walk import Tower, Walk
-from ovseg.conformance.bench import UPSTREAM, Bench, Found, apart, embedding, knows_places, size_of, turned
+from ovseg.conformance.bench import UPSTREAM, Bench, Found, apart, embedding, first, knows_places, size_of, turned
 from ovseg.conformance.plugins import plugins
 from ovseg.conformance.results import Result, number
 from ovseg.errors import BadInput, UnsupportedTower
@@ -152,10 +152,11 @@ def _parts(bench: Bench, row: LastBlock) -> Measured:
 
 def _place(bench: Bench, row: LastBlock) -> Measured:
     """Painting one patch moves the token of that row and column most; convolutions may put it a cell or two aside."""
-    walk, (rows, cols) = bench.exact, bench.grid
-    before, worst, came = walk.enter(bench.pixels, "bicubic"), 0, ""
+    walk, (rows, cols) = bench.walk, bench.grid  # no equality is asked: the tower's own precision will do
+    pixels = bench.pixels.to(first(bench.tower))
+    before, worst, came = walk.enter(pixels, "bicubic"), 0, ""
     for down, col in ((0, cols - 1), (rows - 1, 1), (rows // 2, cols - 2)):
-        painted = bench.pixels.clone()
+        painted = pixels.clone()
         top, left = down * walk.patch[0], col * walk.patch[1]
         painted[:, :, top : top + walk.patch[0], left : left + walk.patch[1]] += 3
         moved = (walk.enter(painted, "bicubic") - before)[:, walk.own :].square().sum(dim=(0, 2))
