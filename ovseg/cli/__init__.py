@@ -4,6 +4,7 @@ Nothing heavy is imported at the top, so `--help` answers at once; each command 
 done, 1 some pictures failed, 2 usage, 3 weights, 130 interrupted.
 """
 
+import os
 import sys
 from collections.abc import Sequence
 
@@ -38,8 +39,16 @@ for command in (pictures.segment, pictures.anomaly, pictures.label, pictures.dem
     app.add_command(command)
 
 
+# torch's threads wait for each other by spinning: beside other work on the same cores a window of ViT-B/16 then takes
+# 1.8 s for 0.24 s (load 10 on two cores, tests/bench/load.py). OpenMP reads this when torch is loaded.
+PATIENCE = {"OMP_WAIT_POLICY": "passive"}
+
+
 def main(arguments: Sequence[str] | None = None) -> None:
     """Run a command and end with its exit code; every error of ours is one sentence on stderr."""
+    if "torch" not in sys.modules:
+        for name, value in PATIENCE.items():
+            os.environ.setdefault(name, value)
     try:
         code = app.main(
             args=list(arguments) if arguments is not None else None, prog_name="ovseg", standalone_mode=False
@@ -59,4 +68,4 @@ def main(arguments: Sequence[str] | None = None) -> None:
     sys.exit(code or 0)
 
 
-__all__ = ["app", "main"]
+__all__ = ["PATIENCE", "app", "main"]

@@ -19,6 +19,7 @@ SETTINGS: dict[str, dict[str, str]] = {
     "torch, as it comes": {},
     "torch, OMP_WAIT_POLICY=passive": {"OMP_WAIT_POLICY": "passive"},
     "torch, GOMP_SPINCOUNT=1000": {"GOMP_SPINCOUNT": "1000"},
+    "torch, GOMP_SPINCOUNT=20000": {"GOMP_SPINCOUNT": "20000"},
     "torch, one thread": {"OMP_NUM_THREADS": "1"},
     "open_clip's modules, as they come": {"OVSEG_BENCH": "eager"},
     "open_clip's modules, passive": {"OVSEG_BENCH": "eager", "OMP_WAIT_POLICY": "passive"},
