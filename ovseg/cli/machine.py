@@ -121,6 +121,7 @@ def check(
 
     import torch
 
+    from ovseg import runtime
     from ovseg import weights as files
     from ovseg.recipe import PRESETS
 
@@ -142,9 +143,10 @@ def check(
     cache = files.cache_folder()
     report = {
         "system": f"{platform.system()} {platform.release()} {platform.machine()}, Python {platform.python_version()}",
-        "packages": {package: versioned(package) for package in (*packages, "gradio")},
+        "packages": {package: versioned(package) for package in (*packages, "gradio", "openvino")},
         "devices": ["cpu", *(f"cuda:{i}" for i in range(torch.cuda.device_count()))],
         "threads": torch.get_num_threads(),
+        "runtimes": [runtime.describe(name, " or ".join(runtime.PRECISIONS)) for name in runtime.RUNTIMES],
         "presets": {name: all(files.find(row) for row in _weights_of_preset(name)) for name in PRESETS},
         "weights": [str(place) for place in files.search_path()],
         "cache": {"folder": str(cache), "writable": os.access(_nearest(cache), os.W_OK)},

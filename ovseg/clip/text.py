@@ -20,7 +20,7 @@ import torch.nn.functional as F
 from jaxtyping import Float32
 from torch import Tensor
 
-from ovseg import prompts
+from ovseg import prompts, runtime
 from ovseg.clip.load import Clip
 from ovseg.types import Vocabulary
 
@@ -131,7 +131,8 @@ def _encode(
         chosen = order[start : start + BATCH]
         batch = tokens[chosen].to(clip.device)
         ends = (lengths[chosen] - 1).to(clip.device)
-        vectors = _walk(clip.model, batch, ends) if cut else clip.model.encode_text(batch)
+        with runtime.kernels(clip.device):
+            vectors = _walk(clip.model, batch, ends) if cut else clip.model.encode_text(batch)
         vectors = F.normalize(vectors.float(), dim=-1).cpu()
         out = torch.empty(len(texts), vectors.shape[1]) if out is None else out
         out[chosen] = vectors

@@ -18,7 +18,7 @@ from torch.overrides import TorchFunctionMode
 Linear: TypeAlias = Callable[[Tensor, Tensor, Tensor | None], Tensor]
 
 _ATTENTION = inspect.signature(F.multi_head_attention_forward)
-_ABSENT = ("key_padding_mask", "attn_mask", "bias_k", "bias_v", "add_zero_attn", "need_weights", "static_k", "static_v")
+_ABSENT = ("key_padding_mask", "bias_k", "bias_v", "add_zero_attn", "need_weights", "static_k", "static_v")
 
 
 def uses_onednn() -> bool:
@@ -54,7 +54,7 @@ def half_linear(halves: Mapping[int, Tensor]) -> Linear:
 class Kernels(TorchFunctionMode):
     """While it is entered, linear layers of this thread are computed by `linear` and self-attention is fused.
 
-    Attention with masks, with weights asked back, with dropout or with added keys is left to torch.
+    Attention with masked keys, with weights asked back, with dropout or with added keys is left to torch.
     """
 
     def __init__(self, linear: Linear = onednn_linear) -> None:
@@ -80,7 +80,9 @@ def _is_plain(given: Mapping[str, Any]) -> bool:
     dropped = asked["training"] and asked.get("dropout_p", 0.0) > 0
     graded = torch.is_grad_enabled() and asked["need_weights"]
     absent = not any(asked.get(name) is not None and asked.get(name) is not False for name in _ABSENT)
-    return absent and not separate and not dropped and not graded and given["query"].ndim == 3
+    mask = asked.get("attn_mask")
+    added = mask is None or (mask.ndim == 2 and mask.is_floating_point())  # torch reads booleans the other way round
+    return absent and added and not separate and not dropped and not graded and given["query"].ndim == 3
 
 
 def _attention(linear: Linear, given: Mapping[str, Any]) -> Tensor:
@@ -97,7 +99,7 @@ def _attention(linear: Linear, given: Mapping[str, Any]) -> Tensor:
             for part in [slice(place * width, (place + 1) * width)]
         )
     q, k, v = (side.transpose(1, 2) for side in sides)  # each (b, heads, n, d)
-    mixed = F.scaled_dot_product_attention(q, k, v)
+    mixed = F.scaled_dot_product_attention(q, k, v, attn_mask=given.get("attn_mask"))
     out = linear(mixed.transpose(1, 2).flatten(2), given["out_proj_weight"], given["out_proj_bias"])
     return out.transpose(0, 1)
 

@@ -21,6 +21,7 @@ def told(**environment: str) -> str:
         text=True,
     )
     assert done.returncode == 0, done.stderr
+    assert "openvino, float32 or bfloat16" in done.stdout  # who can compute is part of the report
     return done.stderr
 
 

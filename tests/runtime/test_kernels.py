@@ -77,9 +77,19 @@ def test_attention_equals_torchs_own(kind: str) -> None:
     torch.testing.assert_close(found, wanted)
 
 
+def test_causal_attention_of_a_text_tower_equals_torchs_own() -> None:
+    network, tokens, counted = attention(), torch.randn(2, 61, 24), Counted()
+    mask = torch.full((61, 61), float("-inf")).triu(1)
+    wanted = network(tokens, tokens, tokens, attn_mask=mask, need_weights=False)[0]
+    with Kernels(counted):
+        found = network(tokens, tokens, tokens, attn_mask=mask, need_weights=False)[0]
+    assert counted.calls == 2
+    torch.testing.assert_close(found, wanted)
+
+
 def test_attention_that_is_masked_or_asks_its_weights_back_is_left_to_torch() -> None:
     network, tokens = attention(), torch.randn(2, 61, 24)
-    mask = torch.randn(61, 61)
+    mask = torch.randn(61, 61) > 0
     masked = network(tokens, tokens, tokens, attn_mask=mask, need_weights=False)[0]
     weighted = network(tokens, tokens, tokens)
     padding = torch.arange(61)[None] > torch.tensor([[7], [50]])
