@@ -27,7 +27,7 @@ from torch import Tensor
 from ovseg.clip.methods import LAST_BLOCKS, last_block
 from ovseg.clip.program import LIKENESS, Group, LastBlock, Layers, Pool, Repair, Term
 from ovseg.clip.walk import Walk, layer
-from ovseg.errors import BadInput
+from ovseg.errors import BadInput, UnsupportedTower
 from ovseg.raster import bilinear
 
 NEIGHBOURS = 30  # of the outlier score, SC-CLIP's own
@@ -81,8 +81,6 @@ def taps_of(row: LastBlock, depth: int, as_released: bool = False) -> tuple[int,
     >>> taps_of(last_block("naclip"), 12), taps_of(last_block("resclip"), 12)
     ((12,), (6, 7, 8, 9, 12))
     """
-    if not depth:
-        return (0,)
     groups = (*row.groups, *row.extra_groups)
     wanted = {depth, *range(max(1, depth - row.dual + 1), depth + 1)}
     for group in groups:
@@ -135,8 +133,11 @@ def run(sight: Sight, row: LastBlock) -> tuple[Float[Tensor, "b n embed"], tuple
         return _second_stream(sight, row), sight.grid
     walk, last = sight.walk, sight.last
     entering = sight.taps[last]
-    if not last or row.needs & set(walk.refuses):  # `tower.check` lets vanilla alone pass: the tower as it is
-        return walk.block(last, entering, sight.grid) if last else entering, sight.grid
+    lacks = sorted(row.needs & set(walk.refuses))
+    if lacks and row.groups == LAST_BLOCKS["vanilla"].groups and row.residual and row.mlp:
+        return walk.block(last, entering, sight.grid), sight.grid  # the tower as it is
+    if lacks:
+        raise UnsupportedTower(f"{walk.refuses[lacks[0]] or f'this tower lacks {lacks[0]}'}.")
     own = entering[:, : walk.own]
     tokens = entering if row.cls else entering[:, walk.own :]
     outliers = detect(sight, row.repair) if row.repair else None

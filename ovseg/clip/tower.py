@@ -88,8 +88,6 @@ def prefix(
     `compute` runs the unchanged blocks; without it they run as they are.
     """
     grid = grid_of(walk, pixels)
-    if not walk.depth:
-        return {0: walk.enter(pixels, positions)}
     wanted = tuple(sorted({*taps, walk.depth}))
     return dict(zip(wanted, compute(Prefix(walk, wanted, grid), walk.enter(pixels, positions)), strict=True))
 
