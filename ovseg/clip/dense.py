@@ -1,23 +1,20 @@
 """Pictures become features: resized, cut into windows, read by one method, put together again.
 
-Two protocols. "fast" (ours) rounds both sides to the patch, so windows lie on the patch grid: unit features of all
-windows are averaged there and made unit again, which keeps every cell's arg-max of averaged scores. "paper" is what the
-released programs do (mmsegmentation's slide inference): ratio kept, windows anywhere, the last one shifted inwards,
-scores of each window up-sampled to its pixels and averaged there; its windows are kept apart for that. Block numbers
-and the resampling of positions are then the released program's as well.
+`windows` says how a picture is resized and cut, by two protocols. Under "paper" block numbers and the resampling of
+positions are the released program's as well.
 
 Windows of several pictures run in one batch, bounded by tokens. A picture is encoded once; any number of names,
 thresholds and policies are asked of the result.
 """
 
 from collections.abc import Callable, Iterator, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
 import torch
 import torch.nn.functional as F
-from jaxtyping import Float32, Int, UInt8
+from jaxtyping import Float32, UInt8
 from torch import Tensor
 
 from ovseg import geometry, images, runtime
@@ -29,62 +26,15 @@ from ovseg.clip.load import Clip
 from ovseg.clip.methods import last_block
 from ovseg.clip.tower import Compute
 from ovseg.clip.walk import Prefix, Vit, Walk
-from ovseg.errors import BadUsage, UnknownName
+from ovseg.clip.windows import PROTOCOLS, SHORTEST_SIDE, Layout, Reading, join, lay_out, normalised
+from ovseg.errors import BadUsage
 from ovseg.raster import upsample
-from ovseg.types import DenseFeatures, Windows
+from ovseg.types import DenseFeatures
 
-PROTOCOLS = ("fast", "paper")
 TOKENS_PER_BATCH = 8192  # bounds memory: ViT-B keeps about 40 kB a token while it runs
 ANY_GRID = (Vit, TimmVit)  # walks whose blocks do not ask for the grid: what is prepared for one serves all
-SHORTEST_SIDE = 16  # px: smaller pictures hold nothing that a patch could show
 
 Progress = Callable[[int, int], None]
-
-
-@dataclass(frozen=True)
-class Reading:
-    """How a picture is read: all sizes in pixels.
-
-    `crop` 0 is the tower's own size, -1 the whole picture in one window; `stride` 0 is half a crop. Under "fast" crop
-    and stride are rounded to the patch, and the picture is read at each of `scales` times the short side: unit features
-    of all of them are averaged on the finest grid and made unit again. `runtime` computes the unchanged blocks, at
-    `precision`; the entrance, the changed block and the exit are torch's, in the network's own.
-    """
-
-    method: str = "maskclip-reduced"
-    protocol: str = "fast"
-    short_side: int = 336
-    crop: int = 0
-    stride: int = 0
-    long_side: int = 2048
-    scales: tuple[float, ...] = (1.0,)
-    runtime: str = "torch"
-    precision: str = "float32"
-
-    def __post_init__(self) -> None:
-        last_block(self.method)
-        runtime.check(self.runtime, self.precision)
-        if not self.scales or min(self.scales) <= 0 or (self.protocol == "paper" and self.scales != (1.0,)):
-            raise BadUsage(f"scales are positive numbers, and 1 alone under the paper protocol: got {self.scales}")
-        if self.protocol not in PROTOCOLS:
-            raise UnknownName.of("protocol", self.protocol, PROTOCOLS)
-        if self.short_side < SHORTEST_SIDE or self.long_side < self.short_side:
-            raise BadUsage(
-                f"short_side must be at least {SHORTEST_SIDE} px and at most long_side: got {self.short_side}, "
-                f"{self.long_side}"
-            )
-        if self.crop < -1 or self.stride < 0:
-            raise BadUsage(f"crop is -1, 0 or pixels and stride is 0 or pixels: got {self.crop}, {self.stride}")
-
-
-@dataclass(frozen=True, eq=False)
-class _Layout:
-    """Where the windows of one picture lie on its canvas, in pixels."""
-
-    pixels: Float32[Tensor, "3 height width"]
-    tops: Int[np.ndarray, " n"]
-    lefts: Int[np.ndarray, " n"]
-    crop: tuple[int, int]
 
 
 def encode(
@@ -108,7 +58,7 @@ def encode(
     runtime.check(reading.runtime, reading.precision, clip.device)
     if len(reading.scales) > 1 or reading.scales[0] != 1:
         return _at_scales(clip, pictures, reading, guide, cache, progress)
-    layouts = [_lay_out(clip, walk, picture, reading) for picture in pictures]
+    layouts = [lay_out(clip, walk, picture, reading) for picture in pictures]
     tokens: list[list[Tensor]] = [[] for _ in pictures]
     wholes: list[list[Tensor]] = [[] for _ in pictures]
     total, done = sum(len(layout.tops) for layout in layouts), 0
@@ -122,7 +72,7 @@ def encode(
         if progress:
             progress(done, total)
     return [
-        _join(picture.shape[:2], layout, torch.stack(cells), torch.stack(own), reading)
+        join(picture.shape[:2], layout, torch.stack(cells), torch.stack(own), reading)
         for picture, layout, cells, own in zip(pictures, layouts, tokens, wholes, strict=True)
     ]
 
@@ -146,7 +96,7 @@ def encode_images(clip: Clip, pictures: Sequence[UInt8[np.ndarray, "_ _ 3"]]) ->
     step = max(1, TOKENS_PER_BATCH // (height * width // 256))
     for start in range(0, len(pictures), step):
         some = pictures[start : start + step]
-        batch = torch.stack([_normalised(clip, images.resize(picture, height, width)) for picture in some])
+        batch = torch.stack([normalised(clip, images.resize(picture, height, width)) for picture in some])
         with torch.inference_mode(), runtime.kernels(clip.device):
             vectors = clip.model.encode_image(batch.to(clip.device))
             rows.append(F.normalize(vectors.float(), dim=-1).cpu().numpy())
@@ -178,28 +128,6 @@ def _at_scales(
     return out
 
 
-def _lay_out(clip: Clip, walk: Walk, picture: UInt8[np.ndarray, "h w 3"], reading: Reading) -> _Layout:
-    height, width = picture.shape[:2]
-    patch = walk.patch
-    crops = clip.image_size if reading.crop == 0 else (reading.crop, reading.crop)
-    if reading.protocol == "fast":
-        if patch[0] != patch[1]:
-            raise BadUsage(f"the fast protocol needs square patches: this tower has {patch[0]}x{patch[1]}; take paper")
-        unit, size = patch[0], geometry.fit(height, width, reading.short_side, patch[0], reading.long_side)
-        resized = images.resize(picture, *size)
-    else:
-        unit, size = 1, geometry.rescale(height, width, reading.short_side, reading.long_side)
-        resized = images.resize(picture, *size, kind="bilinear")
-    starts, crop = [], []
-    for side, wanted in zip(size, crops, strict=True):
-        long = side if reading.crop == -1 else min(side, max(unit, wanted // unit * unit))
-        step = max(unit, (reading.stride or long // 2) // unit * unit)
-        starts.append(geometry.windows(side // unit, long // unit, step // unit) * unit)
-        crop.append(long)
-    tops, lefts = np.repeat(starts[0], len(starts[1])), np.tile(starts[1], len(starts[0]))
-    return _Layout(_normalised(clip, resized), tops, lefts, (crop[0], crop[1]))
-
-
 def _needed(method: str, guide: Guide | None) -> Guide | None:
     """The guide where the method takes one (an error if there is none), nothing where it does not."""
     if "guide" not in last_block(method).needs:
@@ -210,7 +138,7 @@ def _needed(method: str, guide: Guide | None) -> Guide | None:
 
 
 def _batches(
-    layouts: Sequence[_Layout], patch: tuple[int, int], guide: Guide | None
+    layouts: Sequence[Layout], patch: tuple[int, int], guide: Guide | None
 ) -> Iterator[tuple[list[int], Tensor]]:
     """Windows of equal size from all pictures, as many at a time as the token bound allows, in order."""
     shapes = dict.fromkeys(layout.crop for layout in layouts)
@@ -278,54 +206,6 @@ def _computing(clip: Clip, reading: Reading, cache: Path | None) -> Compute:
         return clip.prepared.get(clip.visual, key, make)(tokens)
 
     return compute
-
-
-def _join(
-    size: tuple[int, ...],
-    layout: _Layout,
-    cells: Float32[Tensor, "n dim rows cols"],
-    own: Float32[Tensor, "n dim"],
-    reading: Reading,
-) -> DenseFeatures:
-    """One picture's windows put together on its grid."""
-    height, width = size[0], size[1]
-    canvas = (layout.pixels.shape[1], layout.pixels.shape[2])
-    cell = (layout.crop[0] / cells.shape[2], layout.crop[1] / cells.shape[3])
-    rows, cols = max(1, round(canvas[0] / cell[0])), max(1, round(canvas[1] / cell[1]))
-    total = torch.zeros(cells.shape[1], rows, cols)
-    for vectors, top, left in zip(cells, layout.tops.tolist(), layout.lefts.tolist(), strict=True):
-        down, where_down = _onto(top, layout.crop[0], cells.shape[2], canvas[0], rows)
-        across, where_across = _onto(left, layout.crop[1], cells.shape[3], canvas[1], cols)
-        total[:, where_down, where_across] += down @ vectors @ across.T
-    unit = F.normalize(total, dim=0).numpy()
-    whole = F.normalize(own.mean(dim=0), dim=0).numpy()
-    kept = None
-    if reading.protocol == "paper":
-        kept = Windows(cells.numpy(), layout.tops, layout.lefts, layout.crop, canvas)
-    return DenseFeatures(unit, whole, height, width, kept)
-
-
-def _onto(start: int, crop: int, cells: int, side: int, count: int) -> tuple[Float32[Tensor, "m cells"], slice]:
-    """Weights from a window's cells to those cells of the picture's axis whose middles it covers, and which these are.
-
-    On the patch grid the weights are the identity; elsewhere they are bilinear. The sum over windows is made unit
-    afterwards, so it needs no count.
-    """
-    middles = (np.arange(count) + 0.5) * side / count
-    inside = np.flatnonzero((middles >= start) & (middles < start + crop))
-    place = ((middles[inside] - start) * cells / crop - 0.5).clip(0, cells - 1)
-    low = np.floor(place + 1e-6).astype(np.int64)
-    share = (place - low).clip(0, 1)
-    share[share < 1e-6] = 0
-    weights = np.zeros((len(inside), cells), np.float32)
-    weights[np.arange(len(inside)), low] += 1 - share
-    weights[np.arange(len(inside)), np.minimum(low + 1, cells - 1)] += share
-    return torch.from_numpy(weights), slice(int(inside[0]), int(inside[-1]) + 1)
-
-
-def _normalised(clip: Clip, picture: UInt8[np.ndarray, "h w 3"]) -> Float32[Tensor, "3 h w"]:
-    mean, std = (torch.tensor(values)[:, None, None] for values in (clip.mean, clip.std))
-    return (torch.from_numpy(picture).permute(2, 0, 1).float() / 255 - mean) / std
 
 
 __all__ = [

@@ -8,17 +8,17 @@ What comes out is what `dense.encode` gives, and words are asked of it in the sa
 import numpy as np
 import torch
 import torch.nn.functional as F
-from jaxtyping import Float32, Int32, Shaped, UInt8
+from jaxtyping import Float32, Int32, UInt8
 from torch import Tensor
 
 from ovseg.clip import dense
-from ovseg.clip.dense import Reading
 from ovseg.clip.families import find
 from ovseg.clip.guides import Guide
 from ovseg.clip.load import Clip
 from ovseg.clip.plugins import corrclip as corr
 from ovseg.clip.plugins import trident as tri
 from ovseg.clip.walk import Walk
+from ovseg.clip.windows import Layout, Reading, cut, join, lay_out
 from ovseg.errors import BadInput, BadUsage
 from ovseg.types import DenseFeatures
 
@@ -86,7 +86,7 @@ def corrclip(
     whole = torch.from_numpy(parts + np.int32(1))[None, None].float()  # plugins count regions from 1, 0 is none
     regions = F.interpolate(whole, size=canvas, mode="nearest")[0, 0].int()
     found = []
-    for pixel, region in zip(pixels, _cut(regions[None], layout), strict=True):  # a window's answer is its own
+    for pixel, region in zip(pixels, cut(regions[None], layout), strict=True):  # a window's answer is its own
         seen = guide.features(pixel[None], mean=clip.mean, std=clip.std).to(clip.device)
         cells = corr.corrclip(
             walk, pixel[None], seen, region.to(clip.device), spatial=spatial, semantic=semantic, merge=merge
@@ -94,13 +94,13 @@ def corrclip(
         found.append(F.normalize(cells[0].float(), dim=-1).permute(2, 0, 1).cpu())
     unit = torch.stack(found)
     unknown = torch.zeros(len(unit), unit.shape[1])  # windows have no vectors of their own here
-    joined = dense._join(picture.shape[:2], layout, unit, unknown, reading)
+    joined = join(picture.shape[:2], layout, unit, unknown, reading)
     return _features(clip, picture, joined.vectors)
 
 
 def _windows(
     clip: Clip, picture: UInt8[np.ndarray, "height width 3"], reading: Reading
-) -> tuple[Walk, dense._Layout, Float32[Tensor, "n 3 crop_height crop_width"]]:
+) -> tuple[Walk, Layout, Float32[Tensor, "n 3 crop_height crop_width"]]:
     """The tower's walk, where the windows lie, and their pixels."""
     if reading.protocol != "fast" or reading.scales != (1.0,):
         raise BadUsage(
@@ -108,17 +108,8 @@ def _windows(
             f"{reading.protocol} and {reading.scales}"
         )
     walk = find(clip.visual)
-    layout = dense._lay_out(clip, walk, picture, reading)
-    return walk, layout, _cut(layout.pixels, layout).to(clip.device)
-
-
-def _cut(
-    whole: Shaped[Tensor, "k height width"], layout: dense._Layout
-) -> Shaped[Tensor, "n k crop_height crop_width"]:
-    """The windows of something that lies on the canvas."""
-    high, wide = layout.crop
-    corners = zip(layout.tops.tolist(), layout.lefts.tolist(), strict=True)
-    return torch.stack([whole[:, top : top + high, left : left + wide] for top, left in corners])
+    layout = lay_out(clip, walk, picture, reading)
+    return walk, layout, cut(layout.pixels, layout).to(clip.device)
 
 
 def _features(

@@ -128,7 +128,7 @@ def main() -> None:
     first = kept[PAIRS[0]]
     assert first is not None
     places = list(zip(first.tops.tolist(), first.lefts.tolist(), strict=True))
-    canvas = dense._normalised(clip, dense.images.resize(picture, *first.canvas, kind="bilinear"))
+    canvas = dense.normalised(clip, dense.images.resize(picture, *first.canvas, kind="bilinear"))
     texts = F.normalize(torch.randn(ROWS, 512), dim=-1)
     wanted = loop(model.visual, canvas, places)
 

@@ -20,7 +20,7 @@ def clip() -> Clip:
 
 def test_one_whole_window_is_the_towers_own_answer(clip: Clip) -> None:
     (got,) = encode(clip, [WIDE], Reading("sclip", short_side=48, crop=-1))
-    pixels = dense._normalised(clip, WIDE)[None]
+    pixels = dense.normalised(clip, WIDE)[None]
     wanted = torch.nn.functional.normalize(tower.dense_tokens(clip.visual, pixels, "sclip"), dim=-1)[0]
     assert got.grid == (6, 10) and got.cell == (8.0, 8.0)
     np.testing.assert_allclose(got.vectors, wanted.permute(2, 0, 1), atol=1e-5)
@@ -44,7 +44,7 @@ def test_windows_are_averaged_on_the_patch_grid(clip: Clip) -> None:
     """64 x 104 px at patch 8: windows of 48 at rows 0, 16 and columns 0, 24, 48, 56; the slow way, cell by cell."""
     picture = tiny.picture(64, 104, seed=3)
     (got,) = encode(clip, [picture], Reading("clearclip", short_side=64))
-    pixels = dense._normalised(clip, picture)
+    pixels = dense.normalised(clip, picture)
     total = torch.zeros(8, 13, tiny.DIM)
     for top in (0, 16):
         for left in (0, 24, 48, 56):
@@ -77,7 +77,7 @@ def test_paper_protocol_keeps_windows_of_the_published_layout(clip: Clip) -> Non
 def test_paper_protocol_takes_the_methods_own_positions(clip: Clip) -> None:
     picture = tiny.picture(48, 80)
     (got,) = encode(clip, [picture], Reading("sclip", protocol="paper", short_side=48, crop=-1))
-    pixels = dense._normalised(clip, picture)[None]
+    pixels = dense.normalised(clip, picture)[None]
     ours = torch.nn.functional.normalize(tower.dense_tokens(clip.visual, pixels, "sclip"), dim=-1)[0].permute(2, 0, 1)
     theirs = tower.dense_tokens(clip.visual, pixels, "sclip", positions="scale01")
     theirs = torch.nn.functional.normalize(theirs, dim=-1)[0].permute(2, 0, 1)
@@ -102,7 +102,7 @@ def test_pictures_are_not_written(clip: Clip) -> None:
 def test_whole_pictures_get_the_networks_own_vector(clip: Clip) -> None:
     square = tiny.picture(48, 48)
     got = encode_images(clip, [square, WIDE])
-    wanted = clip.model.encode_image(dense._normalised(clip, square)[None], normalize=True)
+    wanted = clip.model.encode_image(dense.normalised(clip, square)[None], normalize=True)
     np.testing.assert_allclose(got[:1], wanted, atol=1e-5)
     assert got.shape == (2, tiny.DIM) and encode_images(clip, []).shape == (0, tiny.DIM)
 
@@ -144,7 +144,7 @@ def test_readings_are_checked_when_made(clip: Clip) -> None:
 def test_paper_protocol_takes_block_numbers_as_they_were_released() -> None:
     deep = tiny.clip(layers=24)
     (got,) = encode(deep, [WIDE], Reading("resclip", protocol="paper", short_side=48, crop=-1))
-    pixels = dense._normalised(deep, WIDE)[None]
+    pixels = dense.normalised(deep, WIDE)[None]
     as_released = tower.dense_tokens(deep.visual, pixels, "resclip", positions="scale01", layers="as-released")
     wanted = torch.nn.functional.normalize(as_released, dim=-1)[0].permute(2, 0, 1)
     np.testing.assert_allclose(got.vectors, wanted, atol=1e-5)
@@ -157,7 +157,7 @@ def test_part_of_the_image_token_is_taken_off_every_cell_as_its_authors_do() -> 
     clip = tiny.clip()
     (got,) = encode(clip, [WIDE], Reading("segearth", protocol="paper", short_side=48, crop=-1))
     walk, row = tower.check(clip.visual, "segearth"), last_block("segearth")
-    pixels = dense._normalised(clip, WIDE)[None]
+    pixels = dense.normalised(clip, WIDE)[None]
     taps = tower.prefix(walk, pixels, positions="scale01")
     seen = read(Sight(walk, taps, (6, 10)), row)
     text = torch.nn.functional.normalize(torch.randn(4, tiny.DIM, generator=torch.Generator().manual_seed(2)), dim=-1)

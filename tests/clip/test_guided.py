@@ -47,7 +47,7 @@ def windows_of(pixels: torch.Tensor) -> tuple[torch.Tensor, list[tuple[int, int]
 
 def test_trident_joins_its_windows_and_answers_on_sams_grid(clip: Clip, fine: Guide, sam: Guide) -> None:
     got = guided.trident(clip, WIDE, Reading(short_side=64), guide=fine, sam=sam)
-    windows, corners = windows_of(dense._normalised(clip, WIDE))
+    windows, corners = windows_of(dense.normalised(clip, WIDE))
     attention, values = sam.last_attention(torch.from_numpy(WIDE).permute(2, 0, 1)[None])
     places = [(top // 8, left // 8, top // 8 + 6, left // 8 + 6) for top, left in corners]
     walk = tower.check(clip.visual, "proxyclip")
@@ -61,7 +61,7 @@ def test_trident_joins_its_windows_and_answers_on_sams_grid(clip: Clip, fine: Gu
 
 def test_corrclip_is_read_by_windows_that_are_averaged_on_the_guides_grid(clip: Clip, fine: Guide) -> None:
     got = guided.corrclip(clip, WIDE, Reading(short_side=64), guide=fine, parts=PARTS)
-    windows, corners = windows_of(dense._normalised(clip, WIDE))
+    windows, corners = windows_of(dense.normalised(clip, WIDE))
     walk, total = tower.check(clip.visual, "proxyclip"), torch.zeros(16, 26, tiny.DIM)
     for window, (top, left) in zip(windows, corners, strict=True):
         region = torch.from_numpy(PARTS[top : top + 48, left : left + 48] + 1)[None]

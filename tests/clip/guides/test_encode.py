@@ -37,7 +37,7 @@ def slow(clip: Clip, window: torch.Tensor, one: Guide) -> torch.Tensor:
 
 def test_one_whole_window_is_the_towers_answer_to_the_guides_map(clip: Clip, fine: Guide) -> None:
     (got,) = encode(clip, [WIDE], Reading("proxyclip", short_side=48, crop=-1), guide=fine)
-    wanted = slow(clip, dense._normalised(clip, WIDE)[None], fine)
+    wanted = slow(clip, dense.normalised(clip, WIDE)[None], fine)
     assert got.grid == (12, 20) and got.cell == (4.0, 4.0)
     np.testing.assert_allclose(got.vectors, wanted.permute(2, 0, 1), atol=1e-5)
     (plain,) = encode(clip, [WIDE], Reading("clearclip", short_side=48, crop=-1))
@@ -48,7 +48,7 @@ def test_windows_are_averaged_on_the_guides_grid(clip: Clip, fine: Guide) -> Non
     """64 x 104 px: windows of 48 at rows 0, 16 and columns 0, 24, 48, 56; cells of 4 px; the slow way."""
     picture = tiny.picture(64, 104, seed=3)
     (got,) = encode(clip, [picture], Reading("proxyclip", short_side=64), guide=fine)
-    pixels = dense._normalised(clip, picture)
+    pixels = dense.normalised(clip, picture)
     total = torch.zeros(16, 26, tiny.DIM)
     for top in (0, 16):
         for left in (0, 24, 48, 56):
