@@ -150,15 +150,13 @@ def compose(
     region_vectors: Float32[np.ndarray, "n dim"],
     recipe: Choices,
     picture: UInt8[np.ndarray, "height width 3"] | None = None,
-    affinity: Float32[np.ndarray, "cells cells"] | None = None,
-    guide: Float32[np.ndarray, "channels guide_rows guide_cols"] | None = None,
     notes: Sequence[str] = (),
 ) -> Segmentation:
     """The answer to a vocabulary: regions where there are some, cells elsewhere (as `recipe.uncovered` says).
 
     No network is asked. Without regions the dense map decides alone, and so it does where a stage lets labels vote:
-    regions are then no owners, but at most voters. Stages and refining look at the `picture`; `affinity` and `guide`
-    are what a stage may use (`stages.Scene`).
+    regions are then no owners, but at most voters. Stages and refining look at the `picture`, stages at the features'
+    extras as well.
     """
     if (regions.height, regions.width) != (features.height, features.width):
         raise BadInput(
@@ -178,7 +176,7 @@ def compose(
         )
     segments = None
     if picture is not None and recipe.stages:
-        scene = stages.Scene(picture, features, vocabulary, scale, parts, affinity, guide)
+        scene = stages.Scene(picture, features, vocabulary, scale, parts)
         of_cells, segments = stages.apply(recipe.stages, scene, of_cells)
     if segments is not None:
         parts, of_parts, quality = None, None, None

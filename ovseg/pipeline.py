@@ -7,23 +7,20 @@ names -> vocabulary -> score -> compose = `Segmentation`                  (askin
 import logging
 import threading
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, overload
 
 import numpy as np
 from jaxtyping import Float32, UInt8
 
-from ovseg import anomaly, encoders, images, labels, proposals, runtime, weights
+from ovseg import anomaly, encoders, extras, images, labels, proposals, runtime, weights
 from ovseg.clip import dense, load, text
 from ovseg.clip.guides import GUIDES, Guide, load_guide
 from ovseg.clip.load import Clip
-from ovseg.clip.methods import canonical
-from ovseg.clip.plugins.cliptrase import affinity_map, has_affinity
 from ovseg.errors import BadInput, BadUsage, MissingWeights
 from ovseg.prompts import read_words
 from ovseg.recipe import PRESETS, Recipe, preset
-from ovseg.stages.cliptrase import denoised
 from ovseg.types import AnomalyMap, DenseFeatures, Regions, Segmentation, Vocabulary
 
 BEST_FIRST = ("large", "base", "mobile", "tiny")
@@ -41,8 +38,6 @@ class Encoding:
     regions: Regions
     region_vectors: Float32[np.ndarray, "n dim"]
     image_side: str
-    guide: Float32[np.ndarray, "channels guide_rows guide_cols"] | None = None
-    affinity: Float32[np.ndarray, "cells cells"] | None = None
 
     def __repr__(self) -> str:
         (height, width), (rows, cols) = self.image.shape[:2], self.features.grid
@@ -273,8 +268,6 @@ class Pipeline:
             region_vectors=encoding.region_vectors,
             recipe=recipe,
             picture=encoding.image,
-            affinity=encoding.affinity,
-            guide=encoding.guide,
         )
 
     def _encoded(self, image: Any, channel_order: str, progress: Progress | None) -> Encoding:
@@ -293,13 +286,15 @@ class Pipeline:
         regions = proposals.propose(recipe.proposer, picture, features, sam=self.sam, **recipe.proposer_options)
         vectors = encoders.encode(recipe.encoder, self.clip, picture, features, regions, **recipe.encoder_options)
         told("propose", 1, 1)
-        stages_guide = (
-            None if self.guide is None or recipe.guided else dense.guide_map(self.guide, picture, recipe.reading)
-        )
-        affinity = None
-        if canonical(recipe.method) == "cliptrase" and has_affinity(self.clip):  # for the stage of that name
-            affinity = denoised(affinity_map(self.clip, picture, features.grid))
-        return Encoding(picture, features, regions, vectors, recipe.image_side, stages_guide, affinity)
+        return Encoding(picture, self._with_extras(picture, features), regions, vectors, recipe.image_side)
+
+    def _with_extras(self, picture: UInt8[np.ndarray, "height width 3"], features: DenseFeatures) -> DenseFeatures:
+        """What the stages may look at besides: the method's own extras, and a guide that the method does not take."""
+        features = extras.bring(self.recipe.method, self.clip, picture, features)
+        if self.guide is None or self.recipe.guided:
+            return features
+        seen = dense.guide_map(self.guide, picture, self.recipe.reading)
+        return replace(features, extras={**features.extras, "guide": seen})
 
     def __repr__(self) -> str:
         who = runtime.describe(self.recipe.runtime, self.recipe.precision, self.clip.device)

@@ -12,7 +12,7 @@ from dataclasses import asdict, dataclass, field, fields, replace
 from types import MappingProxyType
 from typing import Any
 
-from ovseg import encoders, labels, prompts, proposals, stages
+from ovseg import encoders, extras, labels, prompts, proposals, stages
 from ovseg.clip.dense import Reading
 from ovseg.clip.guides import GUIDES
 from ovseg.clip.methods import last_block
@@ -99,7 +99,7 @@ class Recipe:
         if self.closing < 0 or (self.closing and self.closing % 2 == 0):
             raise BadUsage(f"closing is an odd number of pixels, or 0 for none: got {self.closing}")
         object.__setattr__(self, "stages", stages.canonical(self.stages))
-        self._check_votes()
+        self._check_stages()
 
     def _check_guide(self) -> None:
         """A guided method needs a guide, and a guide that is known before its weights are sought."""
@@ -113,10 +113,16 @@ class Recipe:
         if known == "sam" and not self.sam:
             raise BadUsage("guide sam is the recipe's own SAM: name one too, for instance sam=sam-vit-b")
 
-    def _check_votes(self) -> None:
-        """Where labels vote the cells decide: proposals are the voters, or there are none."""
+    def _check_stages(self) -> None:
+        """What a stage needs is there. Where labels vote the cells decide: proposals are the voters, or none are."""
         for name, _ in stages.read(self.stages):
             row = stages.STAGES[name]
+            if not set(row.needs) <= set(extras.gives(self.method)):
+                bring = [method for method in extras.EXTRAS if set(row.needs) <= set(extras.gives(method))]
+                raise BadUsage(
+                    f"stage {name} needs {' and '.join(row.needs)} of the image side: method {self.method} brings "
+                    f"none; take {' or '.join(bring)}"
+                )
             if row.votes and self.uncovered != "dense":
                 raise BadUsage(f"stage {name} needs the cells' labels everywhere: uncovered must be dense")
             if row.needs_proposals and self.proposer == "none":

@@ -99,7 +99,10 @@ class Windows:
 class DenseFeatures:
     """One unit vector for every cell of a picture, and one for the whole of it.
 
-    `windows` are there under `protocol="paper"` alone, where scores are stitched pixel by pixel.
+    `windows` are there under `protocol="paper"` alone, where scores are stitched pixel by pixel. `extras` is what else
+    the image side says, for the stages: "affinity" (cells, cells), how alike cells are inside the network; "layers"
+    (blocks, dim, rows, cols), what each block's tokens say; "attention" (cells, cells), who looks at whom; "guide"
+    (channels, its rows, its cols), another network's map of the whole picture. Cells are in reading order.
     """
 
     vectors: Float32[np.ndarray, "dim rows cols"]
@@ -107,10 +110,17 @@ class DenseFeatures:
     height: int
     width: int
     windows: Windows | None = None
+    extras: Mapping[str, np.ndarray] = field(default_factory=dict)
 
     def __post_init__(self) -> None:
         if self.height < 1 or self.width < 1 or 0 in self.vectors.shape:
             raise BadInput(f"features need cells and a picture: {self.vectors.shape}, {self.height}x{self.width} px")
+        rows, cols = self.grid
+        for name, shape in (("affinity", (rows * cols,) * 2), ("attention", (rows * cols,) * 2), ("layers", self.grid)):
+            if name in self.extras and self.extras[name].shape[-2:] != shape:
+                raise BadInput(
+                    f"{name} must be of the same cells: {list(self.extras[name].shape)} for {rows}x{cols} cells"
+                )
         if not np.isfinite(self.vectors).all():
             raise BadInput("features are not finite: try dtype float32, or check the checkpoint")
 

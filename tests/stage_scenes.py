@@ -1,7 +1,5 @@
 """Scenes for the stages' tests: 48 x 80 px, 6 x 10 cells, vectors of 32, five prompt rows of three names."""
 
-from typing import Any
-
 import numpy as np
 
 import tiny
@@ -20,14 +18,25 @@ def vocabulary(seed: int = 3) -> Vocabulary:
     return Vocabulary(("cat", "dog", "car"), rows, np.array([0, 1, 1, 2, -1]))
 
 
-def scene(vectors: np.ndarray | None = None, picture: np.ndarray | None = None, **more: Any) -> Scene:
-    """Random unit vectors in the cells (or those given, (rows, cols, dim)) on a picture of flat rectangles."""
+def scene(vectors: np.ndarray | None = None, picture: np.ndarray | None = None, **more: np.ndarray) -> Scene:
+    """Random unit vectors in the cells (or those given, (rows, cols, dim)) on a picture of flat rectangles.
+
+    `more` are extras of the image side.
+    """
     rng = np.random.default_rng(5)
     vectors = unit(rng.normal(size=(*GRID, DIM)) + 0.5 * rng.normal(size=DIM)) if vectors is None else vectors
     picture = tiny.picture(*SIZE) if picture is None else picture
     whole = unit(vectors.mean(axis=(0, 1)))
-    features = DenseFeatures(np.ascontiguousarray(vectors.transpose(2, 0, 1)), whole, *picture.shape[:2])
-    return Scene(picture, features, vocabulary(), SCALE, **more)
+    features = DenseFeatures(np.ascontiguousarray(vectors.transpose(2, 0, 1)), whole, *picture.shape[:2], extras=more)
+    return Scene(picture, features, vocabulary(), SCALE)
+
+
+def layered(**more: np.ndarray) -> Scene:
+    """The same with what stages cannot do without: vectors of three layers, and an attention whose rows sum to 1."""
+    rng = np.random.default_rng(6)
+    attention = rng.random((60, 60)).astype(np.float32) ** 4
+    layers = (rng.normal(size=(3, DIM, *GRID)) + 0.5 * rng.normal(size=(DIM, 1, 1))).astype(np.float32)
+    return scene(layers=layers, attention=attention / attention.sum(axis=1, keepdims=True), **more)
 
 
 def rows_of(given: Scene) -> np.ndarray:

@@ -328,10 +328,11 @@ class TestStages:
         picture = np.zeros((48, 80, 3), np.uint8)
         half = np.arange(60) % 10 < 5
         affinity = (half[:, None] == half[None]).astype(np.float32)
-        seg = ask(features, vocabulary, Asked(stages=("cliptrase",)), picture=picture, affinity=affinity)
+        seen = replace(features, extras={"affinity": affinity})
+        seg = ask(seen, vocabulary, Asked(stages=("cliptrase",)), picture=picture)
         assert len(np.unique(seg.labels[:, :36])) == 1 and len(np.unique(seg.labels[:, 44:])) == 1
         guide = rng.normal(size=(7, 8, 13)).astype(np.float32)
-        seg = ask(features, vocabulary, Asked(stages=("lposs",)), picture=picture, guide=guide)
+        seg = ask(replace(features, extras={"guide": guide}), vocabulary, Asked(stages=("lposs",)), picture=picture)
         assert seg.evidence is not None and seg.evidence.rows.shape == (5, 8, 13)
 
     @pytest.mark.parametrize("change", [{"stages": ("tlp",)}, {"refine": "pamr"}])

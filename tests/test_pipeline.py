@@ -11,9 +11,11 @@ import tiny
 from ovseg import labels, pipeline
 from ovseg.clip.plugins.cliptrase import affinity_map
 from ovseg.errors import BadInput, BadUsage, MissingDevice, MissingWeights, UnknownName
+from ovseg.extras import gives
 from ovseg.pipeline import Encoding, Pipeline, best_here, needed_weights
 from ovseg.recipe import PRESETS, Recipe
 from ovseg.stages import STAGES, Scene, apply, cliptrase
+from ovseg.stages.cliper import cliper_maps
 from ovseg.stages.cliptrase import denoised
 from ovseg.types import AnomalyMap, Segmentation
 from tests.clip.guides.networks import guide, vit
@@ -132,7 +134,9 @@ def test_a_ready_vocabulary_has_its_negatives_and_templates_and_refuses_others(p
 def test_every_stage_runs_from_picture_to_labels(name: str, protocol: str) -> None:
     """On a tall picture, by the small network; a stage changes the answer, and a new threshold needs no stage."""
     proposer = "felzenszwalb" if STAGES[name].needs_proposals else "none"
-    pipe = Pipeline(RECIPE.replace(protocol=protocol, proposer=proposer, short_side=56, crop=48), tiny.clip())
+    method = next(method for method in ("naclip", "cliper") if set(STAGES[name].needs) <= set(gives(method)))
+    recipe = RECIPE.replace(method=method, protocol=protocol, proposer=proposer, short_side=56, crop=48)
+    pipe = Pipeline(recipe, tiny.clip())
     encoding = pipe.encode(TALL)
     stages = [{name: {"eps": 0.5, "least": 3}} if name == "cliptrase" else name]
     plain, found = pipe.segment(encoding, ["cat", "dog"]), pipe.segment(encoding, ["cat", "dog"], stages=stages)
@@ -176,13 +180,31 @@ def test_method_cliptrase_brings_the_affinity_that_its_stage_clusters() -> None:
     encoding = pipe.encode(TALL)
     rows, cols = encoding.features.grid
     wanted = denoised(affinity_map(pipe.clip, TALL, (rows, cols)))
-    assert encoding.affinity is not None and np.array_equal(encoding.affinity, wanted)
+    assert np.array_equal(encoding.features.extras["affinity"], wanted)
     stages = [{"cliptrase": {"eps": 1.0}}]
     found = pipe.segment(encoding, ["cat", "dog"], stages=stages)
     assert found.evidence is not None and found.evidence.vote is not None
     segments = cliptrase.segments(wanted, cliptrase.clusters(wanted, eps=1.0), (rows, cols), *TALL.shape[:2])
     assert np.array_equal(found.evidence.vote, segments)
-    assert Pipeline(RECIPE, pipe.clip).encode(TALL).affinity is None
+    assert not Pipeline(RECIPE, pipe.clip).encode(TALL).features.extras
+
+
+def test_method_cliper_and_its_stage_are_the_papers_class_maps() -> None:
+    """Posteriors are shares of the maps; other words need no image network, and other methods cannot be asked so."""
+    clip = tiny.clip()
+    pipe = Pipeline(RECIPE.replace(method="cliper", stages=["cliper"], scales=(0.8, 1.0)), clip)
+    encoding = pipe.encode(WIDE)
+    layers, attention = (encoding.features.extras[name] for name in ("layers", "attention"))
+    with ImageCalls(pipe) as calls:
+        found, other = (pipe.segment(encoding, names).evidence for names in (["cat", "dog"], ["tree"]))
+    assert found is not None and other is not None and calls.count == 0
+    words = pipe.vocabulary(["cat", "dog"])
+    maps = cliper_maps(layers, attention, words.vectors[words.owner >= 0], words.vectors[words.owner < 0])
+    np.testing.assert_allclose(np.exp(found.rows[words.owner >= 0]), maps, atol=1e-5)
+    with pytest.raises(
+        BadUsage, match="needs layers and attention.*naclip brings none; take cliper"
+    ):
+        Pipeline(RECIPE.replace(method="naclip"), clip).segment(WIDE, ["cat"], stages=["cliper"])
 
 
 def test_refining_area_and_closing_are_asked_of_an_encoding(pipe: Pipeline) -> None:
@@ -283,7 +305,7 @@ def test_a_guided_method_runs_end_to_end_on_the_guides_grid() -> None:
     clip, fine = tiny.clip(), guide(vit(patch_size=4, img_size=24))
     pipe = Pipeline(RECIPE.replace(method="proxyclip", guide="dino-b8"), clip, guide=fine)
     encoding = pipe.encode(WIDE)
-    assert encoding.features.grid == (12, 20) and encoding.guide is None  # the method has it; the stages see CLIP
+    assert encoding.features.grid == (12, 20) and not encoding.features.extras  # the method has it; the stages see CLIP
     found = pipe.segment(encoding, ["cat", "dog"])
     assert found.labels.shape == (48, 80) and np.isfinite(found.confidence).all()
     with pytest.raises(BadUsage, match="give a guide"):
@@ -296,7 +318,7 @@ def test_a_guide_that_the_method_does_not_take_reaches_the_stages() -> None:
     guided = Pipeline(recipe.replace(guide="dino-b16-v"), clip, guide=fine)
     alone = Pipeline(recipe, clip)
     encoding = guided.encode(WIDE)
-    assert encoding.guide is not None and encoding.guide.shape == (48, 12, 20) and alone.encode(WIDE).guide is None
+    assert encoding.features.extras["guide"].shape == (48, 12, 20) and not alone.encode(WIDE).features.extras
     ours, theirs = guided.segment(encoding, ["cat", "dog"]), alone.segment(WIDE, ["cat", "dog"])
     assert not np.array_equal(ours.confidence, theirs.confidence)
     with pytest.raises(BadUsage, match="belong to the image side"):

@@ -1,11 +1,11 @@
 """What is done to scores between the cells and the labels, each a plain function: a row of `STAGES`.
 
 A stage gets the `Scene` and the scaled cosines of every prompt row, and gives either scores again (on its own grid) or
-segments of the picture, in which the labels vote afterwards. It asks no network. At its identity setting (0 steps, 0
-neighbours) a stage changes nothing.
+segments of the picture, in which the labels vote afterwards. It asks no network: what it looks at besides the cells'
+vectors is in `DenseFeatures.extras`, and its row says which of these it cannot do without (`needs`) and which it takes
+where they are (`uses`). At its identity setting (0 steps, 0 neighbours) a stage changes nothing.
 
-What needs more of the network than a scene holds is not a row: `sfr` (a second pass, `clip.plugins.resclip`) and
-`cliper` (every layer, `clip.plugins.cliper`) are called by name.
+What needs the words on the image side is no row: `sfr` (a second pass, `clip.plugins.resclip`) is called by name.
 """
 
 from collections.abc import Callable, Mapping, Sequence
@@ -17,8 +17,8 @@ from typing import Any
 import numpy as np
 from jaxtyping import Float32, Int32
 
-from ovseg.errors import BadUsage, UnknownName
-from ovseg.stages import cliptrase, lposs, rows, tlp
+from ovseg.errors import BadInput, BadUsage, UnknownName
+from ovseg.stages import cliper, cliptrase, lposs, rows, tlp
 from ovseg.stages.scene import Scene
 
 Asked = str | Mapping[str, Mapping[str, Any]]  # a stage by its name, or {name: options}
@@ -31,6 +31,8 @@ class Stage:
     run: Callable[..., np.ndarray]
     votes: bool = False
     needs_proposals: bool = False
+    needs: tuple[str, ...] = ()
+    uses: tuple[str, ...] = ()
     source: str = ""
 
     @property
@@ -53,10 +55,11 @@ def vote(scene: Scene, scores: Float32[np.ndarray, "rows r c"]) -> Int32[np.ndar
 STAGES: Mapping[str, Stage] = MappingProxyType(
     {
         "tlp": Stage(tlp.tlp, source="PEARL (arXiv:2603.21528)"),
-        "lposs": Stage(lposs.lposs, source="LPOSS (CVPR 2025)"),
+        "lposs": Stage(lposs.lposs, uses=("guide",), source="LPOSS (CVPR 2025)"),
         "lposs-plus": Stage(lposs.lposs_plus, source="LPOSS+ (CVPR 2025)"),
         "surgery": Stage(rows.surgery, source="CLIP Surgery (arXiv:2304.05653)"),
-        "cliptrase": Stage(cliptrase.cliptrase, votes=True, source="CLIPtrase (ECCV 2024)"),
+        "cliper": Stage(cliper.cliper, needs=("layers", "attention"), source="CLIPer (arXiv:2411.13836)"),
+        "cliptrase": Stage(cliptrase.cliptrase, votes=True, uses=("affinity",), source="CLIPtrase (ECCV 2024)"),
         "vote": Stage(vote, votes=True, needs_proposals=True, source="CorrCLIP (arXiv:2411.10086)"),
     }
 )
@@ -111,6 +114,9 @@ def apply(
     segments = None
     for name, options in read(asked):
         row = STAGES[name]
+        lacking = [need for need in row.needs if need not in scene.features.extras]
+        if lacking:
+            raise BadInput(f"stage {name} needs {' and '.join(lacking)} of the image side: the features have none")
         made = row.run(scene, scores, **options)
         if row.votes:
             segments = made

@@ -29,7 +29,7 @@ def cliptrase(
 
     `eps` and `least` are DBSCAN's: .7 and 3 at 14 x 14 cells, 1.1 and 7 at 21 x 21 (distances grow with the cells).
     """
-    affinity = scene.affinity if scene.affinity is not None else own_affinity(scene)
+    affinity = scene.features.extras["affinity"] if "affinity" in scene.features.extras else own_affinity(scene)
     labels = clusters(affinity, eps=eps, least=least)
     return segments(affinity, labels, scene.features.grid, *scene.picture.shape[:2])
 

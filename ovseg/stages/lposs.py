@@ -67,7 +67,7 @@ def lposs(
         values = given.transpose(0, 2, 3, 1).reshape(n * high * wide, -1)
         solved = _solve(units, places, values, neighbours, alpha, power, decay, steps)
         return join(windows, np.ascontiguousarray(solved.reshape(n, high, wide, -1).transpose(0, 3, 1, 2)))
-    source = scene.features.vectors if scene.guide is None else scene.guide
+    source = scene.features.extras.get("guide", scene.features.vectors)
     rows = regrid(rows, source.shape[1], source.shape[2])
     units = source.reshape(len(source), -1).T
     places = _middles(source.shape[1], source.shape[2], PATCH, PATCH)

@@ -3,7 +3,7 @@
 from dataclasses import dataclass
 
 import numpy as np
-from jaxtyping import Float32, Int32, UInt8
+from jaxtyping import Int32, UInt8
 
 from ovseg.errors import BadInput
 from ovseg.types import DenseFeatures, Vocabulary
@@ -13,8 +13,8 @@ from ovseg.types import DenseFeatures, Vocabulary
 class Scene:
     """One question about one picture, as the stages see it. `scale` is what cosines were multiplied with.
 
-    `parts` gives each pixel the proposal that owns it (-1: none). `affinity` (cells x cells, row-major) says how alike
-    cells are inside the network, `guide` is another network's map of the whole picture; both may be absent.
+    `parts` gives each pixel the proposal that owns it (-1: none). What else the image side says is in
+    `features.extras`; any of it may be absent.
     """
 
     picture: UInt8[np.ndarray, "height width 3"]
@@ -22,8 +22,6 @@ class Scene:
     vocabulary: Vocabulary
     scale: float
     parts: Int32[np.ndarray, "height width"] | None = None
-    affinity: Float32[np.ndarray, "cells cells"] | None = None
-    guide: Float32[np.ndarray, "channels guide_rows guide_cols"] | None = None
 
     def __post_init__(self) -> None:
         if self.picture.shape[:2] != (self.features.height, self.features.width):
@@ -31,9 +29,6 @@ class Scene:
                 f"picture and features must be of one size: {self.picture.shape[0]}x{self.picture.shape[1]} and "
                 f"{self.features.height}x{self.features.width} (rows x cols). Swapped axes?"
             )
-        cells = self.features.grid[0] * self.features.grid[1]
-        if self.affinity is not None and len(self.affinity) != cells:
-            raise BadInput(f"affinity must be of the same cells: {len(self.affinity)} rows for {cells} cells")
 
 
 __all__ = ["Scene"]

@@ -1,12 +1,13 @@
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
 import pytest
 from safetensors.numpy import load_file
-from stage_scenes import unit
+from stage_scenes import layered, rows_of, unit
 
-from ovseg.errors import BadInput
-from ovseg.stages.cliper import cliper_labels, cliper_maps
+from ovseg.errors import BadInput, BadUsage
+from ovseg.stages.cliper import cliper, cliper_labels, cliper_maps
 
 
 def test_maps_equal_the_published_program(golden_dense: Path) -> None:
@@ -53,6 +54,29 @@ def test_maps_are_the_formula_and_batches_of_layers_are_left_alone() -> None:
     assert cliper_maps(layers, attention, names[:0], words).shape == (0, 4, 7)
     with pytest.raises(BadInput, match="27 rows for 4x7 cells"):
         cliper_maps(layers, attention[:27, :27], names, words)
+    with pytest.raises(BadUsage, match="selected one of 3 layers: got 0.1, 100.0, 3"):
+        cliper_maps(layers, attention, names, words, selected=3)
+
+
+def test_stage_is_the_logarithm_of_the_maps_and_negatives_have_maps_by_the_same_rule() -> None:
+    given = layered()
+    extras, words = given.features.extras, given.vocabulary
+    got = cliper(given, rows_of(given), floor=0.3, selected=1)
+    names, negatives = words.vectors[words.owner >= 0], words.vectors[words.owner < 0]
+    layers, attention = extras["layers"], extras["attention"]
+    wanted = cliper_maps(layers, attention, names, negatives, floor=0.3, scale=given.scale, selected=1)
+    np.testing.assert_allclose(got[words.owner >= 0], np.log(wanted.clip(1e-6)), atol=1e-5)
+    # a negative's own shares, the slow way: its floor is that of its own largest
+    text = unit(np.concatenate([names, negatives, names.mean(axis=0, keepdims=True)]))
+    cells = unit(layers.reshape(3, 32, 60).transpose(0, 2, 1))
+    share = np.exp(given.scale * cells @ text.T)
+    own = (share / share.sum(axis=2, keepdims=True))[:, :, len(names)].T  # (cells, layers)
+    own[own[:, 1] < 0.3 * own[:, 1].max(), 1] = 0
+    wanted = own[:, 1] @ attention + own.mean(axis=1)
+    np.testing.assert_allclose(got[words.owner < 0].ravel(), np.log(wanted.clip(1e-6)), atol=1e-3)
+    bare = replace(given, vocabulary=replace(words, names=(), vectors=negatives, owner=np.array([-1])))
+    rows = rows_of(bare)
+    assert cliper(bare, rows) is rows
 
 
 def test_identity_attention_and_one_layer_double_the_shares() -> None:

@@ -1,4 +1,3 @@
-from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -51,7 +50,7 @@ def test_votes_of_segments_are_the_published_prediction(stored: dict[str, np.nda
 def test_all_noise_gives_no_segment() -> None:
     affinity = np.eye(60, dtype=np.float32) * 5
     assert (clusters(affinity) == -1).all()
-    given = replace(scene(), affinity=affinity)
+    given = scene(affinity=affinity)
     assert (cliptrase(given, rows_of(given)) == -1).all()
 
 
@@ -59,7 +58,7 @@ def test_planted_things_become_segments() -> None:
     """Left and right halves hold two things, alike within and not between."""
     left = np.arange(60) % 10 < 5
     affinity = (left[:, None] == left[None]).astype(np.float32)
-    given = replace(scene(), affinity=affinity)
+    given = scene(affinity=affinity)
     found = cliptrase(given, rows_of(given))
     assert found.shape == (48, 80) and (found[:, :36] == found[0, 0]).all() and (found[:, 44:] == found[0, 79]).all()
     assert found[0, 0] != found[0, 79]
@@ -82,5 +81,5 @@ def test_bad_calls_get_a_sentence() -> None:
         clusters(affinity, eps=0.0)
     with pytest.raises(BadInput, match="60 labels for 5x10 cells"):
         segments(affinity, np.zeros(60, np.int64), (5, 10), 48, 80)
-    with pytest.raises(BadInput, match="59 rows for 60 cells"):
-        replace(scene(), affinity=np.eye(59, dtype=np.float32))
+    with pytest.raises(BadInput, match=r"affinity must be of the same cells: \[59, 59\] for 6x10 cells"):
+        scene(affinity=np.eye(59, dtype=np.float32))

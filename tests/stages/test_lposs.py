@@ -1,5 +1,3 @@
-from dataclasses import replace
-
 import numpy as np
 import pytest
 from scipy.sparse.linalg import cg
@@ -91,7 +89,7 @@ def test_guide_gives_the_affinity_and_the_grid() -> None:
     given = scene()
     rows = rows_of(given)
     guide = rng.normal(size=(7, 8, 13)).astype(np.float32)
-    out = lposs(replace(given, guide=guide), rows, neighbours=30)
+    out = lposs(scene(guide=guide), rows, neighbours=30)
     graph = slow_graph(unit(guide.reshape(7, -1).T), middles(8, 13, 16, 16), 30)
     wanted = slow_answer(graph, regrid(rows, 8, 13).reshape(5, -1).T).T.reshape(5, 8, 13)
     np.testing.assert_allclose(out, wanted, atol=1e-3)

@@ -5,7 +5,7 @@ from typing import Any
 
 import numpy as np
 import pytest
-from stage_scenes import rows_of, scene, windowed
+from stage_scenes import layered, rows_of, scene, windowed
 
 from ovseg.errors import BadInput, BadUsage, UnknownName
 from ovseg.stages import STAGES, Scene, apply, read, stage
@@ -24,7 +24,7 @@ def one(name: str, given: Scene, rows: np.ndarray, **options: Any) -> np.ndarray
 
 @pytest.mark.parametrize("name", STAGES)
 def test_stage_gives_finite_scores_or_segments_and_leaves_its_inputs_alone(name: str) -> None:
-    for given, rows in ((scene(), rows_of(scene())), (windowed(scene()), np.ones((5, 40, 50), np.float32))):
+    for given, rows in ((layered(), rows_of(scene())), (windowed(layered()), np.ones((5, 40, 50), np.float32))):
         before = rows.copy(), given.picture.copy(), given.features.vectors.copy()
         made = one(name, given, rows)
         assert np.isfinite(made).all()
@@ -39,7 +39,7 @@ def test_stage_gives_finite_scores_or_segments_and_leaves_its_inputs_alone(name:
 
 @pytest.mark.parametrize("name", [name for name, row in STAGES.items() if not row.votes])
 def test_order_of_rows_does_not_matter(name: str) -> None:
-    given = scene()
+    given = layered()
     rows, order = rows_of(given), np.array([3, 0, 4, 2, 1])
     words = given.vocabulary
     turned = replace(given, vocabulary=replace(words, vectors=words.vectors[order], owner=words.owner[order]))
@@ -52,10 +52,11 @@ def test_every_option_changes_something(name: str) -> None:
     other = {
         "cells": 11, "steps": 2, "neighbours": 5, "alpha": 0.5, "power": 1.0, "decay": 0.1, "tau": 0.1, "reach": 2,
         "short_side": 24, "temperature": 9.0, "eps": 0.3, "least": 25,
+        "floor": 0.4, "selected": 0,
     }  # fmt: skip
     left = np.arange(60) % 10 < 7
     noise = 0.045 * np.random.default_rng(0).normal(size=(60, 60))
-    given = scene(affinity=((left[:, None] == left[None]) + noise).astype(np.float32))
+    given = layered(affinity=((left[:, None] == left[None]) + noise).astype(np.float32))
     usual = one(name, given, rows_of(given))
     for option in STAGES[name].options:
         changed = one(name, given, rows_of(given), **{option: other[option]})
@@ -110,6 +111,11 @@ def test_lists_that_are_none_are_refused(asked: Any, sentence: str) -> None:
 def test_whole_numbers_do_for_numbers() -> None:
     (_, options), *_ = read([{"surgery": {"temperature": 3}}])
     assert options == {"temperature": 3.0} and isinstance(options["temperature"], float)
+
+
+def test_a_stage_says_what_it_lacks_of_the_image_side() -> None:
+    with pytest.raises(BadInput, match="stage cliper needs layers and attention of the image side"):
+        one("cliper", scene(), rows_of(scene()))
 
 
 def test_scene_is_of_one_picture() -> None:
