@@ -15,9 +15,10 @@ import numpy as np
 from jaxtyping import Float32, UInt8
 
 from ovseg import anomaly, encoders, extras, images, labels, proposals, runtime, weights
-from ovseg.clip import dense, load, text
+from ovseg.clip import dense, load, pictures, text
 from ovseg.clip.guides import GUIDES, Guide, load_guide
 from ovseg.clip.load import Clip
+from ovseg.clip.methods import PICTURES, canonical, needs
 from ovseg.errors import BadInput, BadUsage, MissingWeights
 from ovseg.prompts import read_words
 from ovseg.recipe import PRESETS, Recipe, preset
@@ -25,6 +26,7 @@ from ovseg.types import AnomalyMap, DenseFeatures, Regions, Segmentation, Vocabu
 
 BEST_FIRST = ("large", "base", "mobile", "tiny")
 VOCABULARIES_KEPT = 64
+FIRST_LOOK = "maskclip-reduced"  # what proposers see where regions come before the method
 
 Progress = Callable[[str, int, int], None]  # stage, done, of
 
@@ -128,8 +130,8 @@ class Pipeline:
     ) -> Encoding | list[Encoding]:
         """Everything that image-side networks say about a picture (a list in, a list out)."""
         many = isinstance(image, list | tuple)
-        pictures = [images.read(one, channel_order=channel_order) for one in (image if many else [image])]
-        for picture in pictures:
+        read = [images.read(one, channel_order=channel_order) for one in (image if many else [image])]
+        for picture in read:
             if min(picture.shape[:2]) < dense.SHORTEST_SIDE:
                 height, width = picture.shape[:2]
                 raise BadInput(
@@ -137,15 +139,18 @@ class Pipeline:
                     "enlarge it first if it is meant"
                 )
         told = progress or _silent
+        if canonical(self.recipe.method) in PICTURES:
+            out = [self._by_whole_picture(picture, told) for picture in read]
+            return out if many else out[0]
         features = dense.encode(
             self.clip,
-            pictures,
+            read,
             self.recipe.reading,
             guide=self.guide,
             cache=self.cache / "graphs" if self.cache else None,
             progress=lambda done, of: told("encode", done, of),
         )
-        out = [self._with_regions(picture, one, told) for picture, one in zip(pictures, features, strict=True)]
+        out = [self._with_regions(picture, one, told) for picture, one in zip(read, features, strict=True)]
         return out if many else out[0]
 
     def vocabulary(self, names: Any, *, templates: str | None = None, negatives: str | None = None) -> Vocabulary:
@@ -278,12 +283,35 @@ class Pipeline:
         encoding: Encoding = self.encode(image, channel_order=channel_order, progress=progress)
         return encoding
 
+    def _by_whole_picture(self, picture: UInt8[np.ndarray, "height width 3"], told: Progress) -> Encoding:
+        """A method that may need regions before it can read: proposers then look at features of a plain method."""
+        recipe = self.recipe
+        required, reading = needs(recipe.method), recipe.reading
+        regions, parts = None, None
+        if "parts" in required:
+            (first,) = dense.encode(self.clip, [picture], replace(reading, method=FIRST_LOOK, options={}))
+            regions = self._propose(picture, first)
+            parts = labels.own(regions, np.ones(len(regions), np.float32), "largest")
+        sam = load_guide("sam", sam=self.sam) if "sam" in required else None
+        told("encode", 0, 1)
+        features = pictures.encode(self.clip, picture, reading, guide=self.guide, sam=sam, parts=parts)
+        told("encode", 1, 1)
+        return self._with_regions(picture, features, told, regions)
+
+    def _propose(self, picture: UInt8[np.ndarray, "height width 3"], features: DenseFeatures) -> Regions:
+        row = self.recipe
+        return proposals.propose(row.proposer, picture, features, sam=self.sam, **row.proposer_options)
+
     def _with_regions(
-        self, picture: UInt8[np.ndarray, "height width 3"], features: DenseFeatures, told: Progress
+        self,
+        picture: UInt8[np.ndarray, "height width 3"],
+        features: DenseFeatures,
+        told: Progress,
+        regions: Regions | None = None,
     ) -> Encoding:
         told("propose", 0, 1)
         recipe = self.recipe
-        regions = proposals.propose(recipe.proposer, picture, features, sam=self.sam, **recipe.proposer_options)
+        regions = self._propose(picture, features) if regions is None else regions
         vectors = encoders.encode(recipe.encoder, self.clip, picture, features, regions, **recipe.encoder_options)
         told("propose", 1, 1)
         return Encoding(picture, self._with_extras(picture, features), regions, vectors, recipe.image_side)
@@ -328,4 +356,4 @@ def _silent(stage: str, done: int, of: int) -> None:
     """Progress that nobody asked for."""
 
 
-__all__ = ["BEST_FIRST", "Encoding", "Pipeline", "best_here", "needed_weights"]
+__all__ = ["BEST_FIRST", "Encoding", "FIRST_LOOK", "Pipeline", "best_here", "needed_weights"]

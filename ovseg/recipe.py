@@ -15,7 +15,7 @@ from typing import Any
 from ovseg import encoders, extras, labels, prompts, proposals, stages
 from ovseg.clip.dense import Reading
 from ovseg.clip.guides import GUIDES
-from ovseg.clip.methods import last_block
+from ovseg.clip.methods import canonical, needs
 from ovseg.errors import BadUsage, UnknownName
 from ovseg.evidence import REFINERS
 
@@ -28,12 +28,13 @@ class Recipe:
     """How a picture is read, how words become rows, and how scores become labels.
 
     Sizes are pixels; `crop`, `stride` and `scales` as in `clip.dense.Reading`. `scale` multiplies cosines before the
-    softmax. `threshold` is the least posterior of a label, in [0, 1]. `min_area` is the share of the picture below
-    which a region is dropped. `stages` change the cells' scores in their order: names of `stages.STAGES`, or {name:
-    options}. `refine`, `area` and `closing` are as in `evidence.Evidence`. `model` is a name that `clip.load` opens,
-    `sam` a row of the weights' manifest, or empty. `guide` is a name that `clip.guides` opens: the other network that a
-    guided method takes its attention from, and the stages of any other method. `runtime` and `precision` say who
-    computes the network's unchanged blocks (`runtime.RUNTIMES`), and at which precision.
+    softmax. `method_options` are those of a method of whole pictures (`clip.methods.pictures`). `threshold` is the
+    least posterior of a label, in [0, 1]. `min_area` is the share of the picture below which a region is dropped.
+    `stages` change the cells' scores in their order: names of `stages.STAGES`, or {name: options}. `refine`, `area` and
+    `closing` are as in `evidence.Evidence`. `model` is a name that `clip.load` opens, `sam` a row of the weights'
+    manifest, or empty. `guide` is a name that `clip.guides` opens: the other network that a guided method takes its
+    attention from, and the stages of any other method. `runtime` and `precision` say who computes the network's
+    unchanged blocks (`runtime.RUNTIMES`), and at which precision.
     """
 
     name: str = "own"
@@ -41,6 +42,7 @@ class Recipe:
     sam: str = ""
     guide: str = ""
     method: str = "maskclip-reduced"
+    method_options: Mapping[str, Any] = field(default_factory=dict)
     protocol: str = "fast"
     short_side: int = 336
     long_side: int = 2048
@@ -68,9 +70,9 @@ class Recipe:
 
     def __post_init__(self) -> None:
         object.__setattr__(self, "scales", tuple(float(scale) for scale in self.scales))  # JSON gives a list
-        last_block(self.method)
+        canonical(self.method)
         _ = self.reading  # made once, to check the protocol and the sizes
-        self._check_guide()
+        self._check_needs()
         if self.templates not in prompts.TEMPLATES:
             raise UnknownName.of("templates", self.templates, prompts.TEMPLATES)
         prompts.negatives(self.negatives)
@@ -101,14 +103,21 @@ class Recipe:
         object.__setattr__(self, "stages", stages.canonical(self.stages))
         self._check_stages()
 
-    def _check_guide(self) -> None:
-        """A guided method needs a guide, and a guide that is known before its weights are sought."""
+    def _check_needs(self) -> None:
+        """What the method needs is named, and a guide is known before its weights are sought."""
         known, at, _ = self.guide.partition("@")
         if self.guide and not at and self.guide not in GUIDES:
             raise UnknownName.of("guide", self.guide, GUIDES)
         if not self.guide and self.guided:
             raise BadUsage(
                 f"method {self.method} takes its attention from another network: name a guide ({', '.join(GUIDES)})"
+            )
+        if "sam" in needs(self.method) and not self.sam:
+            raise BadUsage(f"method {self.method} mixes cells as a SAM attends: name one, for instance sam=sam-vit-b")
+        if "parts" in needs(self.method) and self.proposer == "none":
+            able = [name for name in proposals.PROPOSERS if name != "none"]
+            raise BadUsage(
+                f"method {self.method} lets cells look at their own region: name a proposer ({', '.join(able)})"
             )
         if known == "sam" and not self.sam:
             raise BadUsage("guide sam is the recipe's own SAM: name one too, for instance sam=sam-vit-b")
@@ -134,12 +143,12 @@ class Recipe:
     def reading(self) -> Reading:
         """The part that the image side depends on."""
         sizes = (self.short_side, self.crop, self.stride, self.long_side, tuple(float(scale) for scale in self.scales))
-        return Reading(self.method, self.protocol, *sizes, self.runtime, self.precision)
+        return Reading(self.method, self.protocol, *sizes, self.runtime, self.precision, dict(self.method_options))
 
     @property
     def guided(self) -> bool:
         """Whether the method itself takes the guide; where it does not, the guide is the stages'."""
-        return "guide" in last_block(self.method).needs
+        return "guide" in needs(self.method)
 
     @property
     def image_side(self) -> str:
@@ -165,6 +174,7 @@ class Recipe:
         return {entry.name: getattr(self, entry.name) for entry in fields(self)} | {
             "scales": list(self.scales),
             "stages": deepcopy(list(self.stages)),
+            "method_options": dict(self.method_options),
             "proposer_options": dict(self.proposer_options),
             "encoder_options": dict(self.encoder_options),
         }

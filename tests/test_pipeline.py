@@ -8,7 +8,10 @@ import pytest
 from PIL import Image
 
 import tiny
-from ovseg import labels, pipeline
+from ovseg import labels, pipeline, proposals
+from ovseg.clip import pictures
+from ovseg.clip.guides import load_guide
+from ovseg.clip.methods import PICTURES
 from ovseg.clip.plugins.cliptrase import affinity_map
 from ovseg.errors import BadInput, BadUsage, MissingDevice, MissingWeights, UnknownName
 from ovseg.extras import gives
@@ -19,6 +22,7 @@ from ovseg.stages.cliper import cliper_maps
 from ovseg.stages.cliptrase import denoised
 from ovseg.types import AnomalyMap, Segmentation
 from tests.clip.guides.networks import guide, vit
+from tests.sam.narrow import narrow_sam
 
 RECIPE = Recipe(name="test", model="test", short_side=48, templates="bare", negatives="word", scale=100.0)
 WIDE, TALL = tiny.picture(48, 80), tiny.picture(91, 50, seed=1)
@@ -201,9 +205,7 @@ def test_method_cliper_and_its_stage_are_the_papers_class_maps() -> None:
     words = pipe.vocabulary(["cat", "dog"])
     maps = cliper_maps(layers, attention, words.vectors[words.owner >= 0], words.vectors[words.owner < 0])
     np.testing.assert_allclose(np.exp(found.rows[words.owner >= 0]), maps, atol=1e-5)
-    with pytest.raises(
-        BadUsage, match="needs layers and attention.*naclip brings none; take cliper"
-    ):
+    with pytest.raises(BadUsage, match="needs layers and attention.*naclip brings none; take cliper"):
         Pipeline(RECIPE.replace(method="naclip"), clip).segment(WIDE, ["cat"], stages=["cliper"])
 
 
@@ -337,3 +339,62 @@ def test_the_bundled_model_guides_itself_and_a_guide_that_is_not_here_names_its_
     recipe = PRESETS["base"].replace(method="proxyclip", guide="dino-b8")
     assert needed_weights(recipe) == ["clip-vit-b16-openai", "sam-vit-b", "dino-vit-b8"]
     assert needed_weights(recipe.replace(guide="sam")) == ["clip-vit-b16-openai", "sam-vit-b"]
+
+
+WHOLE: dict[str, dict[str, Any]] = {
+    "itaclip-views": {},
+    "cass": {"guide": "self"},
+    "corrclip": {"guide": "self", "proposer": "felzenszwalb", "proposer_options": {"scale": 60.0}},
+    "trident": {"guide": "self", "sam": "sam-vit-b"},
+}
+
+
+def whole(method: str, **change: Any) -> Pipeline:
+    """A pipeline of a method of whole pictures: the tower guides itself, a narrow SAM attends."""
+    clip, recipe = tiny.clip(), RECIPE.replace(method=method, **WHOLE[method], **change)
+    guide = load_guide("self", clip=clip) if recipe.guide else None
+    return Pipeline(recipe, clip, narrow_sam() if recipe.sam else None, guide=guide)
+
+
+@pytest.mark.parametrize("method", PICTURES)
+def test_a_method_of_whole_pictures_runs_end_to_end_and_any_words_are_asked_of_it(method: str) -> None:
+    pipe = whole(method)
+    steps: list[str] = []
+    together = pipe.encode([WIDE, TALL], progress=lambda stage, done, of: steps.append(stage))
+    assert {"encode", "propose"} <= set(steps)
+    for picture, wanted in zip([WIDE, TALL], together, strict=True):
+        alone = pipe.encode(picture)
+        assert np.array_equal(alone.features.vectors, wanted.features.vectors)
+        assert np.array_equal(alone.region_vectors, wanted.region_vectors) and not alone.features.extras
+    with ImageCalls(pipe) as calls:
+        for names in (["cat", "dog"], ["tree"]):
+            found = pipe.segment(together[1], names)
+            assert found.labels.shape == TALL.shape[:2] and np.isfinite(found.confidence).all()
+        assert calls.count == 0
+    with pytest.raises(BadUsage, match="encode the picture again"):
+        Pipeline(RECIPE, pipe.clip).segment(together[0], ["cat"])
+    given = {"guide": pipe.guide, "sam": load_guide("sam", sam=pipe.sam) if pipe.sam else None}
+    if method == "corrclip":  # of whom cells may look at: the regions of a plain first look, largest on top
+        regions = proposals.propose(
+            "felzenszwalb", WIDE, Pipeline(RECIPE, pipe.clip).encode(WIDE).features, **pipe.recipe.proposer_options
+        )
+        assert len(regions) > 1 and together[0].regions.rles == regions.rles
+        given["parts"] = labels.own(regions, np.ones(len(regions), np.float32), "largest")
+    wanted_features = pictures.encode(pipe.clip, WIDE, pipe.recipe.reading, **given)
+    assert np.array_equal(together[0].features.vectors, wanted_features.vectors)
+
+
+def test_options_and_scales_of_a_method_of_whole_pictures_reach_it() -> None:
+    usual = whole("itaclip-views").encode(WIDE).features.vectors
+    for change in ({"method_options": {"keep": 0.2}}, {"scales": (1.0, 1.5)}):
+        changed = whole("itaclip-views", **change).encode(WIDE).features.vectors
+        assert changed.shape != usual.shape or np.abs(changed - usual).max() > 1e-3
+
+
+def test_the_bundled_model_is_read_by_whole_pictures() -> None:
+    found = Pipeline.open("tiny", method="itaclip-views", scales=(0.6,), cache=None).segment(WIDE, ["cat", "dog"])
+    assert found.labels.shape == (48, 80)
+    with pytest.raises(BadUsage, match="guide sam is an open SAM"):
+        recipe = RECIPE.replace(method="trident", **WHOLE["trident"])
+        clip = tiny.clip()
+        Pipeline(recipe, clip, guide=load_guide("self", clip=clip)).encode(WIDE)

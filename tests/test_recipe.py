@@ -21,7 +21,7 @@ def test_every_choice_moves_the_fingerprint() -> None:
     base = Recipe()
     other = {
         "name": "x", "model": "ViT-B-16/openai", "sam": "sam-vit-b", "guide": "dino-b16",
-        "method": "naclip", "protocol": "paper",
+        "method": "naclip", "method_options": {}, "protocol": "paper",
         "short_side": 224, "long_side": 1024, "crop": -1, "stride": 64, "scales": (0.5, 1),
         "templates": "simple", "negatives": "word",
         "scale": 50.0, "probability": "rows", "threshold": 0.5, "proposer": "felzenszwalb",
@@ -34,7 +34,8 @@ def test_every_choice_moves_the_fingerprint() -> None:
     changed = {base.replace(**{name: value}).fingerprint for name, value in other.items()}
     with_options = base.replace(encoder="crop", encoder_options={"expand": 1.5}).fingerprint
     changed |= {with_options, base.replace(proposer="felzenszwalb", proposer_options={"scale": 9.0}).fingerprint}
-    assert len(changed) == len(other) + 1  # the two empty options change nothing: the base is among them
+    changed |= {base.replace(method="itaclip-views", method_options=given).fingerprint for given in ({}, {"keep": 1})}
+    assert len(changed) == len(other) + 2  # the three empty options change nothing: the base is among them
 
 
 def test_only_the_image_side_binds_an_encoding() -> None:
@@ -161,3 +162,26 @@ def test_a_guided_method_without_a_guide_is_refused_when_the_recipe_is_made() ->
 def test_a_guide_beside_a_method_that_takes_none_is_the_stages() -> None:
     recipe = Recipe(method="naclip", guide="self", stages=["lposs"])
     assert not recipe.guided and recipe.image_side != recipe.replace(guide="").image_side
+
+
+@pytest.mark.parametrize(
+    ("change", "sentence"),
+    [
+        ({"method": "trident", "sam": "sam-vit-b"}, "trident takes its attention from another network: name a guide"),
+        ({"method": "trident", "guide": "self"}, "trident mixes cells as a SAM attends: name one, for instance sam="),
+        ({"method": "corrclip", "guide": "self"}, r"look at their own region: name a proposer \(felzenszwalb"),
+        ({"method": "cass"}, "cass takes its attention from another network"),
+        ({"method": "itaclip-views", "runtime": "openvino"}, "itaclip-views runs in torch at float32 alone"),
+        ({"method_options": {"keep": 0.5}}, "method maskclip-reduced has no options"),
+    ],
+)
+def test_a_method_of_whole_pictures_is_refused_where_a_need_lacks(change: dict[str, object], sentence: str) -> None:
+    with pytest.raises(BadUsage, match=sentence):
+        Recipe().replace(**change)
+
+
+def test_a_method_of_whole_pictures_binds_its_encodings() -> None:
+    recipe = Recipe(method="corrclip", guide="self", proposer="felzenszwalb", method_options={"merge": 0.3})
+    assert recipe.guided and Recipe.from_json(recipe.to_json()) == recipe
+    assert recipe.image_side != recipe.replace(method_options={}).image_side
+    assert recipe.image_side == recipe.replace(overlap="largest").image_side

@@ -53,10 +53,19 @@ ASKING = _options(
 )
 NETWORK = _options(
     click.option("--model", metavar="NAME", help="tiny, mobile, base, large; ARCH/TAG of open_clip; ARCH@FILE; FILE."),
-    click.option("--method", metavar="NAME", help="Dense method: maskclip-reduced, sclip, clearclip, naclip, ..."),
     click.option(
-        "--guide", metavar="NAME", help="Other network for proxyclip or lposs: dino-b8, dino-b16, sam, self ..."
+        "--method",
+        metavar="NAME",
+        help="""Dense method: maskclip-reduced, sclip, clearclip, naclip, ...; of whole pictures:
+
+        \b
+        itaclip-views  five views of the picture
+        cass           needs --guide (paper: dino-b8-k)
+        corrclip       needs --guide (dino-b8-qk), --proposer
+        trident        needs --guide (dino-b16), --sam""",
     ),
+    click.option("--guide", metavar="NAME", help="Other network for a method or lposs: dino-b8, dino-b16, self ..."),
+    click.option("--sam", metavar="NAME", help="SAM for proposer sam, trident, guide sam: sam-vit-b, sam-vit-h ..."),
     click.option("--protocol", metavar="NAME", help="fast, or paper (the released programs' windows)."),
     click.option("--size", type=int, metavar="PX", help="Short side at which pictures are read."),
     click.option("--runtime", metavar="NAME", help="Who computes the network: torch, openvino."),
@@ -150,6 +159,7 @@ def recipe_of(options: dict[str, Any]) -> tuple["Recipe | None", dict[str, float
     changes = {
         "method": options.pop("method"),
         "guide": options.pop("guide", None),
+        "sam": options.pop("sam", None),
         "protocol": options.pop("protocol"),
         "short_side": options.pop("size"),
         "runtime": options.pop("runtime"),
@@ -191,6 +201,8 @@ def recipe_of(options: dict[str, Any]) -> tuple["Recipe | None", dict[str, float
         if not any(sign in model for sign in "/@.\\"):
             raise UnknownName.of("model", model, [*PRESETS, *BACKBONES])
         recipe = Recipe(name="own", model=model, method="naclip", threshold=0.2)
+    if changes.get("method", recipe.method) != recipe.method:
+        changes["method_options"] = {}
     if changes.get("proposer", recipe.proposer) != recipe.proposer:
         changes["proposer_options"] = {}
     return recipe.replace(**changes), own

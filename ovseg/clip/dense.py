@@ -8,7 +8,6 @@ thresholds and policies are asked of the result.
 """
 
 from collections.abc import Callable, Iterator, Sequence
-from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -26,9 +25,8 @@ from ovseg.clip.load import Clip
 from ovseg.clip.methods import last_block
 from ovseg.clip.tower import Compute
 from ovseg.clip.walk import Prefix, Vit, Walk
-from ovseg.clip.windows import PROTOCOLS, SHORTEST_SIDE, Layout, Reading, join, lay_out, normalised
+from ovseg.clip.windows import PROTOCOLS, SHORTEST_SIDE, Layout, Reading, by_scale, join, lay_out, merged, normalised
 from ovseg.errors import BadUsage
-from ovseg.raster import upsample
 from ovseg.types import DenseFeatures
 
 TOKENS_PER_BATCH = 8192  # bounds memory: ViT-B keeps about 40 kB a token while it runs
@@ -112,20 +110,8 @@ def _at_scales(
     progress: Progress | None,
 ) -> list[DenseFeatures]:
     """Each scale on its own, then unit features averaged on the grid of the largest."""
-    several = []
-    for scale in reading.scales:
-        side = max(SHORTEST_SIDE, round(reading.short_side * scale))
-        one = replace(reading, short_side=side, long_side=max(side, round(reading.long_side * scale)), scales=(1.0,))
-        several.append(encode(clip, pictures, one, guide=guide, cache=cache, progress=progress))
-    out = []
-    for found in zip(*several, strict=True):
-        rows, cols = max(features.grid for features in found)
-        total = np.sum([upsample(features.vectors, rows, cols) for features in found], axis=0)
-        whole = np.sum([features.whole for features in found], axis=0)
-        unit = total / np.linalg.norm(total, axis=0).clip(1e-12)
-        own = whole / max(float(np.linalg.norm(whole)), 1e-12)
-        out.append(replace(found[0], vectors=unit.astype(np.float32), whole=own.astype(np.float32)))
-    return out
+    several = [encode(clip, pictures, one, guide=guide, cache=cache, progress=progress) for one in by_scale(reading)]
+    return [merged(found) for found in zip(*several, strict=True)]
 
 
 def _needed(method: str, guide: Guide | None) -> Guide | None:

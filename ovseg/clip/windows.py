@@ -6,7 +6,9 @@ released programs do (mmsegmentation's slide inference): ratio kept, windows any
 scores of each window up-sampled to its pixels and averaged there; its windows are kept apart for that.
 """
 
-from dataclasses import dataclass
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field, replace
+from typing import Any
 
 import numpy as np
 import torch
@@ -16,9 +18,11 @@ from torch import Tensor
 
 from ovseg import geometry, images, runtime
 from ovseg.clip.load import Clip
-from ovseg.clip.methods import last_block
+from ovseg.clip.methods import PICTURES, canonical
+from ovseg.clip.methods.pictures import options_of
 from ovseg.clip.walk import Walk
 from ovseg.errors import BadUsage, UnknownName
+from ovseg.raster import upsample
 from ovseg.types import DenseFeatures, Windows
 
 PROTOCOLS = ("fast", "paper")
@@ -32,7 +36,8 @@ class Reading:
     `crop` 0 is the tower's own size, -1 the whole picture in one window; `stride` 0 is half a crop. Under "fast" crop
     and stride are rounded to the patch, and the picture is read at each of `scales` times the short side: unit features
     of all of them are averaged on the finest grid and made unit again. `runtime` computes the unchanged blocks, at
-    `precision`; the entrance, the changed block and the exit are torch's, in the network's own.
+    `precision`; the entrance, the changed block and the exit are torch's, in the network's own. `options`
+    are those of a method of whole pictures (`PICTURES`).
     """
 
     method: str = "maskclip-reduced"
@@ -44,14 +49,25 @@ class Reading:
     scales: tuple[float, ...] = (1.0,)
     runtime: str = "torch"
     precision: str = "float32"
+    options: Mapping[str, Any] = field(default_factory=dict)
 
     def __post_init__(self) -> None:
-        last_block(self.method)
+        key = canonical(self.method)
+        options_of(key, self.options)
         runtime.check(self.runtime, self.precision)
+        if key in PICTURES and (self.runtime, self.precision) != ("torch", "float32"):
+            raise BadUsage(
+                f"method {key} runs in torch at float32 alone: got {self.runtime} at {self.precision}; leave them out"
+            )
         if not self.scales or min(self.scales) <= 0 or (self.protocol == "paper" and self.scales != (1.0,)):
             raise BadUsage(f"scales are positive numbers, and 1 alone under the paper protocol: got {self.scales}")
         if self.protocol not in PROTOCOLS:
             raise UnknownName.of("protocol", self.protocol, PROTOCOLS)
+        if key in PICTURES and self.protocol not in PICTURES[key].protocols:
+            raise BadUsage(
+                f"method {key} lays its windows on the patch grid: protocol {' or '.join(PICTURES[key].protocols)} is "
+                f"needed, got {self.protocol}"
+            )
         if self.short_side < SHORTEST_SIDE or self.long_side < self.short_side:
             raise BadUsage(
                 f"short_side must be at least {SHORTEST_SIDE} px and at most long_side: got {self.short_side}, "
@@ -126,6 +142,28 @@ def join(
     return DenseFeatures(unit, whole, height, width, kept)
 
 
+def by_scale(reading: Reading) -> list[Reading]:
+    """One reading for each of its scales; its sizes then are what is read."""
+    out = []
+    for scale in reading.scales:
+        short = max(SHORTEST_SIDE, round(reading.short_side * scale))
+        long = max(short, round(reading.long_side * scale))
+        out.append(replace(reading, short_side=short, long_side=long, scales=(1.0,)))
+    return out
+
+
+def merged(several: Sequence[DenseFeatures]) -> DenseFeatures:
+    """Unit features of one picture at several scales, averaged on the finest grid and made unit again; one as it is."""
+    if len(several) == 1:
+        return several[0]
+    rows, cols = max(features.grid for features in several)
+    total = np.sum([upsample(features.vectors, rows, cols) for features in several], axis=0)
+    whole = np.sum([features.whole for features in several], axis=0)
+    unit = total / np.linalg.norm(total, axis=0).clip(1e-12)
+    own = whole / max(float(np.linalg.norm(whole)), 1e-12)
+    return replace(several[0], vectors=unit.astype(np.float32), whole=own.astype(np.float32))
+
+
 def _onto(start: int, crop: int, cells: int, side: int, count: int) -> tuple[Float32[Tensor, "m cells"], slice]:
     """Weights from a window's cells to those cells of the picture's axis whose middles it covers, and which these are.
 
@@ -150,4 +188,15 @@ def normalised(clip: Clip, picture: UInt8[np.ndarray, "h w 3"]) -> Float32[Tenso
     return (torch.from_numpy(picture).permute(2, 0, 1).float() / 255 - mean) / std
 
 
-__all__ = ["Layout", "PROTOCOLS", "Reading", "SHORTEST_SIDE", "cut", "join", "lay_out", "normalised"]
+__all__ = [
+    "Layout",
+    "PROTOCOLS",
+    "Reading",
+    "SHORTEST_SIDE",
+    "by_scale",
+    "cut",
+    "join",
+    "lay_out",
+    "merged",
+    "normalised",
+]
