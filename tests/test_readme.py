@@ -42,8 +42,8 @@ def test_shell_lines_are_commands_that_parse(monkeypatch: pytest.MonkeyPatch) ->
 
 
 def test_every_method_stands_in_the_chooser() -> None:
-    from ovseg.clip.methods import LAST_BLOCKS
+    from ovseg.clip.methods import LAST_BLOCKS, PICTURES
 
     section = (ROOT / "README.md").read_text("utf-8").split("## Methods")[1].split("## Models")[0]
     named = {name for span in re.findall(r"`([a-z0-9 -]+)`", section) for name in span.split()}
-    assert set(LAST_BLOCKS) - named == set()
+    assert {*LAST_BLOCKS, *PICTURES} - named == set()

@@ -21,6 +21,7 @@ from ovseg.clip import tower
 from ovseg.clip.attention import Sight, read, taps_of
 from ovseg.clip.families.timm_vit import TimmVit
 from ovseg.clip.guides import GUIDES, Guide
+from ovseg.clip.guides import own as itself
 from ovseg.clip.load import Clip
 from ovseg.clip.methods import last_block
 from ovseg.clip.tower import Compute
@@ -164,8 +165,13 @@ def _read(
     positions = row.positions if as_released else "bicubic"
     grid = tower.grid_of(walk, pixels)
     compute = _computing(clip, reading, cache)
-    taps = tower.prefix(walk, pixels, taps_of(row, walk.depth, as_released), positions, compute)
-    given = {"guide": guide.features(pixels, mean=clip.mean, std=clip.std).to(clip.device)} if guide else {}
+    wanted, given = taps_of(row, walk.depth, as_released), {}
+    by_itself = guide is not None and guide.network is clip and guide.row.positions == positions
+    taps = tower.prefix(walk, pixels, (*wanted, itself.tap(walk)) if by_itself else wanted, positions, compute)
+    if by_itself:  # what guide "self" looks at was on the way
+        given["guide"] = itself.of_tap(walk, taps[itself.tap(walk)], grid)
+    elif guide is not None:
+        given["guide"] = guide.features(pixels, mean=clip.mean, std=clip.std).to(clip.device)
     seen = read(Sight(walk, taps, grid, given, as_released=as_released), row)
     whole = walk.whole(taps[walk.depth], grid)
     cells = F.normalize(seen.cells.float(), dim=-1)

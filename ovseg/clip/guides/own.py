@@ -21,11 +21,28 @@ BLOCK = 9  # of 12
 def look(
     network: Clip, pixels: Float[Tensor, "b 3 height width"], output: str = "tokens", positions: str = "bicubic"
 ) -> Float[Tensor, "b channels rows cols"]:
-    """The patches that leave a middle block, on the tower's own grid; the blocks before it run a second time."""
+    """The patches that leave a middle block, on the tower's own grid.
+
+    The blocks before it run for this; whoever has run them already has the answer in a tap (`of_tap`).
+    """
     walk, (rows, cols) = _walk(network), grid(network, pixels.shape[2], pixels.shape[3])
     entering = walk.enter(fitted(pixels, (rows * walk.patch[0], cols * walk.patch[1])), positions)
-    (tokens,) = Prefix(walk, [layer(BLOCK, walk.depth) + 1], (rows, cols))(entering)
-    patches: Tensor = tokens[:, walk.own :].mT.reshape(len(pixels), -1, rows, cols)
+    (tokens,) = Prefix(walk, [tap(walk)], (rows, cols))(entering)
+    return of_tap(walk, tokens, (rows, cols))
+
+
+def tap(walk: Walk) -> int:
+    """The block that the middle block's tokens enter."""
+    if walk.depth < 2:
+        raise UnsupportedTower(f"guide self reads a middle block: {walk.family} has {walk.depth}; take another guide")
+    return layer(BLOCK, walk.depth) + 1
+
+
+def of_tap(
+    walk: Walk, tokens: Float[Tensor, "b n channels"], cells: tuple[int, int]
+) -> Float[Tensor, "b channels rows cols"]:
+    """The map, from what enters the block `tap` on a grid of so many (rows, cols)."""
+    patches: Tensor = tokens[:, walk.own :].mT.reshape(len(tokens), -1, *cells)
     return patches
 
 
@@ -37,9 +54,8 @@ def grid(network: Clip, height: int, width: int) -> tuple[int, int]:
 
 def _walk(network: Clip) -> Walk:
     walk = find(network.visual)
-    if walk.depth < 2:
-        raise UnsupportedTower(f"guide self reads a middle block: {walk.family} has {walk.depth}; take another guide")
+    _ = tap(walk)  # or there is none
     return walk
 
 
-__all__ = ["BLOCK", "grid", "look"]
+__all__ = ["BLOCK", "grid", "look", "of_tap", "tap"]

@@ -7,7 +7,8 @@ them, the attention is brought to the value's grid instead, which is the same an
 per picture (the released program takes it over the batch, which is the same at batch one: `compat=True`). A cell that
 is linked to nothing, not even to itself, keeps its own value.
 
-`trident`, `corrclip` and `cass` need more than one map (windows and SAM's attention; regions; keys by head): `pictures`.
+`trident`, `corrclip` and `cass` need more than one map (windows and SAM's attention; regions; keys by head): they stand
+in `pictures`.
 
 When to use. When the guide's weights are at hand (DINO ViT-B/8 or B/16, DINOv2 with registers): the largest gain that
 any single step brings, and outlines at the guide's finer grid. Cost: the guide's own pass, about that of a ViT-B at
