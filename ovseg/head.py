@@ -215,8 +215,9 @@ def _means(
     for starts, found in _together(runs):
         ids = flat[starts]
         kept = np.flatnonzero(ids >= 0)  # a region that was too small has none
-        of_region = sparse.csr_array((np.ones(len(kept)), (ids[kept], kept)), shape=(count, len(starts)))
-        sums += of_region @ found.T
+        here, place = np.unique(ids[kept], return_inverse=True)  # bands hold few of all regions
+        of_region = sparse.csr_array((np.ones(len(kept)), (place, kept)), shape=(len(here), len(starts)))
+        sums[here] += of_region @ found.T
     means: Float32[np.ndarray, "n names"] = (sums / np.maximum(pixels, 1)[:, None]).astype(np.float32)
     if parts is not None:  # all pixels of a proposal's region have the proposal's posteriors
         part = np.full(count, -1)
