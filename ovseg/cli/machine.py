@@ -9,7 +9,7 @@ from pathlib import Path
 import click
 
 from ovseg.cli.talk import Talk, bytes_told
-from ovseg.errors import BadUsage
+from ovseg.errors import BadUsage, MissingExtra
 
 
 @click.group()
@@ -146,7 +146,7 @@ def check(
         "packages": {package: versioned(package) for package in (*packages, "gradio", "openvino")},
         "devices": ["cpu", *(f"cuda:{i}" for i in range(torch.cuda.device_count()))],
         "threads": torch.get_num_threads(),
-        "runtimes": [runtime.describe(name, " or ".join(runtime.PRECISIONS)) for name in runtime.RUNTIMES],
+        "runtimes": [_runtime_here(name) for name in runtime.RUNTIMES],
         "presets": {name: all(files.find(row) for row in _weights_of_preset(name)) for name in PRESETS},
         "weights": [str(place) for place in files.search_path()],
         "cache": {"folder": str(cache), "writable": os.access(_nearest(cache), os.W_OK)},
@@ -190,6 +190,19 @@ def _weights_of_preset(name: str) -> list[str]:
     from ovseg.recipe import PRESETS
 
     return needed_weights(PRESETS[name])
+
+
+def _runtime_here(name: str) -> str:
+    """Who computes and how precisely, or what that lacks on this machine."""
+    import torch
+
+    from ovseg import runtime
+
+    try:
+        runtime.check(name, runtime.PRECISIONS[0], torch.device("cpu"))
+    except MissingExtra as error:
+        return f"not installed: {error}"
+    return runtime.describe(name, " or ".join(runtime.PRECISIONS))
 
 
 def _nearest(folder: Path) -> Path:

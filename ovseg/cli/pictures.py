@@ -100,7 +100,8 @@ def segment(
     if folder is not None:
         if "coco" in kinds and kept:
             written.extend(export.write(kept, "coco", folder))
-        talk.say(f"{len(paths) - failed} of {len(paths)} pictures -> {folder}: {', '.join(names_of(written))}")
+        told = f" -> {folder}: {', '.join(names_of(written))}" if written else ": nothing was written"
+        talk.say(f"{len(paths) - failed} of {len(paths)} pictures{told}")
     sys.exit(1 if failed else 0)
 
 

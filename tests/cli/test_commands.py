@@ -244,6 +244,20 @@ def test_weights_and_check(run: Any) -> None:
     assert code == 0 and json.loads(out)["presets"]["tiny"] is True
 
 
+def test_a_run_that_wrote_nothing_says_so(run: Any, tmp_path: Path) -> None:
+    (tmp_path / "words.jpg").write_text("hello")
+    code, _, err = run("segment", "words.jpg", "-p", "apple", "-o", "out")
+    assert code == 1 and "0 of 1 pictures: nothing was written" in err
+
+
+def test_check_says_which_runtimes_are_not_installed(run: Any, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setitem(sys.modules, "openvino", None)
+    code, out, _ = run("check", "--json")
+    said = json.loads(out)["runtimes"]
+    assert code == 0 and said[0].startswith("torch") and "float32" in said[0]
+    assert said[1].startswith("not installed") and "ovseg[openvino]" in said[1]
+
+
 def test_interrupt_ends_with_130(run: Any, monkeypatch: pytest.MonkeyPatch) -> None:
     def stop(*_: object, **__: object) -> None:
         raise KeyboardInterrupt
