@@ -30,6 +30,7 @@ from ovseg.clip.walk import Walk, layer
 from ovseg.errors import BadInput, UnsupportedTower
 from ovseg.raster import bilinear
 
+KEPT_PATCHES = 2048  # of a grid whose nearness is kept: 17 MB each
 NEIGHBOURS = 30  # of the outlier score, SC-CLIP's own
 NEWTON_STEPS = 5  # PEARL's own: not converged, and that is part of the method
 SOM_SCALE = 1.5  # SFP scales the image token's row by 0.3 * 5 before it compares
@@ -181,21 +182,29 @@ def attend(
     return mixed.transpose(1, 2).flatten(2)
 
 
-@lru_cache(maxsize=16)
 def nearness(grid: tuple[int, int], std: float, own: int = 1) -> Float[Tensor, "n n"]:
     """exp(-distance^2 / 2 std^2) between patches of a (rows, cols) grid; 0 to and from `own` leading tokens.
 
-    Kept for the last grids asked: change a copy, never the tensor itself.
+    Kept for the last small grids asked: change a copy, never the tensor itself. A large one is made anew, since sixteen
+    of a whole picture's would fill the memory.
 
     >>> nearness((1, 2), 1.0)[1, 2].item() == torch.tensor(-0.5).exp().item()
     True
     """
+    make = _nearness if grid[0] * grid[1] > KEPT_PATCHES else _kept_nearness
+    return make(grid, std, own)
+
+
+def _nearness(grid: tuple[int, int], std: float, own: int) -> Float[Tensor, "n n"]:
     rows, cols = grid
     with torch.inference_mode(False):  # what is kept must serve callers who want gradients as well
         place = torch.cartesian_prod(torch.arange(rows), torch.arange(cols)).float()
         out = torch.zeros(rows * cols + own, rows * cols + own)
-        out[own:, own:] = torch.exp(-torch.cdist(place, place).square() / (2 * std**2))
+        out[own:, own:] = torch.cdist(place, place).square_().div_(-2 * std**2).exp_()
     return out
+
+
+_kept_nearness = lru_cache(maxsize=16)(_nearness)
 
 
 def likeness(tokens: Float[Tensor, "b n embed"]) -> Float[Tensor, "b n n"]:
@@ -557,6 +566,7 @@ def _given(sight: Sight, what: str) -> Tensor:
 
 
 __all__ = [
+    "KEPT_PATCHES",
     "LAST_BLOCKS",
     "NEIGHBOURS",
     "NEWTON_STEPS",

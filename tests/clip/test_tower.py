@@ -4,7 +4,7 @@ import torch
 from torch import Tensor, nn
 
 import tiny
-from ovseg.clip import tower
+from ovseg.clip import attention, tower
 from ovseg.clip.attention import Sight, attend, run
 from ovseg.clip.methods import LAST_BLOCKS
 from ovseg.clip.program import Group, LastBlock, Term
@@ -212,3 +212,15 @@ def test_nearness_that_was_kept_by_an_inference_run_still_serves_a_gradient(visu
         tower.dense_tokens(visual, pixels, "naclip")
     tower.dense_tokens(visual, pixels, "naclip").sum().backward()
     assert pixels.grad is not None
+
+
+def test_nearness_of_a_small_grid_is_kept_and_of_a_large_one_made_anew_with_the_same_bits(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    kept = attention.nearness((3, 5), 2.0)
+    assert attention.nearness((3, 5), 2.0) is kept
+    monkeypatch.setattr(attention, "KEPT_PATCHES", 14)
+    anew = attention.nearness((3, 5), 2.0)
+    assert anew is not kept and anew is not attention.nearness((3, 5), 2.0) and torch.equal(anew, kept)
+    apart = (torch.tensor([0.0, 0.0]) - torch.tensor([2.0, 1.0])).square().sum()
+    assert torch.allclose(anew[1, 1 + 2 * 5 + 1], torch.exp(-apart / 8)) and not anew[0].any()
