@@ -45,6 +45,7 @@ KINDS: Mapping[str, SamShape] = MappingProxyType(
         "vit_b": SamShape(768, 12, 12, (2, 5, 8, 11)),
         "vit_l": SamShape(1024, 24, 16, (5, 11, 17, 23)),
         "vit_h": SamShape(1280, 32, 16, (7, 15, 23, 31)),
+        "tiny": SamShape(96, 6, 3, (2, 5), 256, window=8, channels=64, decoder_mlp=256, decoder_heads=4),  # ours
     }
 )
 

@@ -1,0 +1,194 @@
+"""The program that trains the tiny SAM: its walk is segment-anything's, its pictures' masks are exact, it learns."""
+
+import argparse
+import importlib
+from pathlib import Path
+from types import ModuleType
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+
+from ovseg.sam.load import load
+
+TINY = Path(__file__).resolve().parents[2] / "weights" / "tiny"
+
+
+@pytest.fixture(scope="module")
+def program() -> ModuleType:
+    with pytest.MonkeyPatch.context() as patch:
+        patch.syspath_prepend(str(TINY))
+        return importlib.import_module("train_sam")
+
+
+@pytest.fixture(scope="module")
+def sam(program: ModuleType) -> Any:
+    """Every parameter away from where it starts."""
+    sam = program.first_weights(3).eval()
+    with torch.no_grad():
+        for parameter in sam.parameters():
+            parameter.add_(0.1 * torch.randn_like(parameter))
+    return sam
+
+
+@pytest.fixture(scope="module")
+def sheets(program: ModuleType) -> list[Any]:
+    painter = program.held_out_painter(1)
+    return [painter.paint(256) for _ in range(12)]
+
+
+def pixels(count: int) -> torch.Tensor:
+    return torch.randint(0, 256, (count, 256, 256, 3), dtype=torch.uint8, generator=torch.Generator().manual_seed(1))
+
+
+@torch.no_grad()
+def test_the_walk_through_the_encoder_is_segment_anythings(program: ModuleType, sam: Any) -> None:
+    pictures = pixels(2)
+    theirs = sam.image_encoder((pictures.permute(0, 3, 1, 2) - sam.pixel_mean) / sam.pixel_std)
+    torch.testing.assert_close(
+        program.encode(sam.image_encoder, pictures), theirs.flatten(2).transpose(1, 2), atol=1e-4, rtol=1e-4
+    )
+
+
+@torch.no_grad()
+@pytest.mark.parametrize("many", [False, True])
+@pytest.mark.parametrize("masked", [False, True])
+def test_the_walk_through_the_decoder_is_segment_anythings(
+    program: ModuleType, sam: Any, many: bool, masked: bool
+) -> None:
+    """Points and boxes, one prompt and two, with a former mask and without, pictures of different content."""
+    generator = torch.Generator().manual_seed(2)
+    points = torch.rand(2, 3, 2, 3, generator=generator) * 250
+    points[..., 2] = torch.tensor([1.0, 0.0])
+    boxes = (torch.rand(2, 3, 4, generator=generator) * 250).sort(-1).values
+    former = torch.randn(2, 6, 256, 16, generator=generator)
+    image = program.encode(sam.image_encoder, pixels(2))
+    where, what, _ = program.prompts_of(points, boxes, many)
+    prompts = program.embed_prompts(sam.prompt_encoder, where, what)
+    dense = program.embed_mask(sam.prompt_encoder, former) if masked else None
+    features, weights, told = program.decode(sam, image, prompts, dense)
+    logits = program.from_cell_order((features @ weights.transpose(-1, -2)).permute(0, 1, 3, 2).reshape(-1, 256, 16))
+    logits = logits.view(2, 6, 4, 64, 64)
+    for picture in range(2):
+        low = program.from_cell_order(former[picture]).view(6, 1, 64, 64) if masked else None
+        place, sort = points[picture, ..., :2], points[picture, ..., 2]
+        used = slice(0, 2) if many else slice(0, 1)
+        asks = (
+            ((place[:, used], sort[:, used]), None),
+            ((place[:, 1:], sort[:, 1:]) if many else None, boxes[picture]),
+        )
+        for half, (given, box) in enumerate(asks):
+            rows = slice(3 * half, 3 * half + 3)
+            sparse, spread = sam.prompt_encoder(given, box, low[rows] if low is not None else None)
+            masks, scores = sam.mask_decoder.predict_masks(
+                image[picture].T.view(1, -1, 16, 16), sam.prompt_encoder.get_dense_pe(), sparse, spread
+            )
+            torch.testing.assert_close(logits[picture, rows], masks, atol=2e-4, rtol=2e-4)
+            torch.testing.assert_close(told[picture, rows], scores, atol=2e-4, rtol=2e-4)
+
+
+def test_cell_order_is_undone(program: ModuleType) -> None:
+    low = np.arange(2 * 64 * 64).reshape(2, 64, 64)
+    assert (program.from_cell_order(torch.from_numpy(program.in_cell_order(low))).numpy() == low).all()
+
+
+def test_low_resolution_pixels_are_where_their_centres_say(program: ModuleType) -> None:
+    x, y = program.low_centres()[3 * 16 + 6].tolist()  # cell (0, 3): columns 48..63; sub-pixel 6 = (0, 1) then (1, 0)
+    assert (x, y) == (57.5, 5.5)
+
+
+def test_masks_of_a_sheet_are_made_of_its_leaves_and_none_is_a_speck(program: ModuleType, sheets: list[Any]) -> None:
+    for sheet in sheets:
+        table = program.members(sheet.masks)
+        areas = [int(row[sheet.leaves].sum()) for row in table]
+        assert min(areas) >= 40
+        assert set(np.unique(sheet.leaves)) <= set(range(64))
+        assert sum(int(row[sheet.leaves].sum()) for row in table[: sheet.grounds]) <= 256**2
+    assert any(len(set(map(int, sheet.masks))) > sheet.grounds + 1 for sheet in sheets)
+
+
+def test_questions_are_about_the_masks_they_stand_for(program: ModuleType, sheets: list[Any]) -> None:
+    """A mask made of its target, at a quarter of the resolution, holds the first point and the box's middle is near."""
+    rng = np.random.default_rng(0)
+    for sheet in sheets:
+        targets, points, boxes = program.asked(rng, sheet.leaves, sheet.masks, sheet.grounds, 5)
+        low = program.from_cell_order(torch.from_numpy(targets)).numpy()
+        for target, (first, second), edges in zip(low, points, boxes, strict=True):
+            for x, y, inside in (first, second):
+                around = target[int(y) // 4, int(x) // 4]
+                assert around > 0 if inside else around < 255
+            assert first[2] == 1
+            rows, columns = np.nonzero(target)
+            size = np.array([np.ptp(columns) + 1, np.ptp(rows) + 1]) * 4
+            seen = np.array([columns.min(), rows.min(), columns.max(), rows.max()]) * 4
+            assert (np.abs(edges - seen) <= 0.15 * np.tile(size, 2) + 4).all()
+
+
+def test_a_sheet_without_masks_asks_nothing(program: ModuleType) -> None:
+    leaves = np.full((256, 256), program.NO_LEAF, np.uint8)
+    assert program.asked(np.random.default_rng(0), leaves, np.array([1, 2], np.uint64), 1, 3) is None
+
+
+def test_variants_keep_masks_on_their_pixels(program: ModuleType) -> None:
+    """Pixels whose colour says their leaf still say so after turning, cutting and padding."""
+    sheet = np.zeros((256, 256, 4), np.uint8)
+    sheet[40:90, 30:200] = (200, 200, 200, 5)
+    rng = np.random.default_rng(4)
+    agreed = []
+    for _ in range(20):
+        other = program.varied(rng, sheet)
+        kept = other[..., 3] != program.NO_LEAF
+        dark = other[..., 0].astype(int) < (int(other[..., 0][kept].max()) + int(other[..., 0][kept].min())) / 2
+        agreed.append(np.mean(dark[kept] == (other[..., 3][kept] == 0)))
+        assert (other[~kept][:, :3] == (124, 116, 104)).all()
+    assert np.median(agreed) > 0.99
+
+
+def test_losses_fall_to_nothing_for_the_answer_itself(program: ModuleType) -> None:
+    target = (torch.rand(3, 4096, 1, generator=torch.Generator().manual_seed(0)) > 0.7).float()
+    right, wrong = (program.focal_and_dice(sign * 30 * (2 * target - 1), target) for sign in (1, -1))
+    assert float(right.max()) < 1e-3 < 20 < float(wrong.min())
+    assert (program.overlap(30 * (2 * target - 1), target[..., 0]) == 1).all()
+
+
+def test_muon_steps_are_nearly_orthogonal_and_downhill(program: ModuleType) -> None:
+    torch.manual_seed(0)
+    parameters = [torch.nn.Parameter(torch.zeros(6, 4)), torch.nn.Parameter(torch.zeros(4, 6))]
+    for parameter in parameters:
+        parameter.grad = torch.randn(parameter.shape)
+    program.Muon(parameters, decay=0.0).step(1.0)
+    for parameter in parameters:
+        values = torch.linalg.svdvals(parameter.detach()) / (0.2 * 6**0.5)
+        assert (values > 0.6).all() and (values < 1.4).all()
+        assert (parameter.detach() * parameter.grad).sum() < 0
+
+
+def settings(program: ModuleType, folder: Path, **changes: Any) -> argparse.Namespace:
+    given: dict[str, Any] = {
+        "sheets": folder, "out": folder / "run", "export": folder, "minutes": 1e6, "steps": 6, "every": 1e6, "tell": 3,
+        "seed": 0, "lr": 1e-3, "muon": 3.0, "fall": 0.5, "pictures": 2, "masks": 2, "bf16": False, "compile": False,
+        "resume": False, "workers": 0, "command": "none",
+    }  # fmt: skip
+    return argparse.Namespace(**(given | changes))
+
+
+def test_a_run_stops_resumes_and_is_exported_as_a_file_that_load_opens(
+    program: ModuleType, sheets: list[Any], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    masks = np.zeros((len(sheets), program.LEAVES), np.uint64)
+    for row, sheet in zip(masks, sheets, strict=True):
+        row[: len(sheet.masks)] = sheet.masks
+    np.save(tmp_path / "0000.masks.npy", masks)
+    np.save(tmp_path / "0000.grounds.npy", np.array([sheet.grounds for sheet in sheets], np.uint8))
+    np.save(tmp_path / "0000.npy", np.stack([np.dstack([sheet.picture, sheet.leaves]) for sheet in sheets]))
+    monkeypatch.setattr(program, "measure", lambda sam: {"point_best": 0.0})
+    program.train(settings(program, tmp_path))
+    program.train(settings(program, tmp_path, steps=9, resume=True))
+    program.export(settings(program, tmp_path))
+    state = torch.load(tmp_path / "run" / "checkpoint.pt", weights_only=False)
+    assert state["state"]["step"] == 9 and state["state"]["seen"] == 18
+    sam = load(tmp_path / "sam.safetensors")
+    for name, value in sam.state_dict().items():
+        torch.testing.assert_close(value, state["average"][name].half().float())
+    assert '"steps":9' in (tmp_path / "sam_training.json").read_text()
