@@ -55,18 +55,8 @@ class Answer:
 
 def answer(evidence: Evidence) -> Answer:
     """The evidence decided at its thresholds, in the order that stands above."""
-    dense, out = _kept(evidence), np.zeros(evidence.names, bool)
-    if evidence.area > 0:
-        wins, _, _ = _label(evidence, dense, np.zeros_like(evidence.thresholds), out, sums=False)
-        pixels = np.bincount(wins[wins >= 0], minlength=evidence.names)
-        out = pixels <= evidence.area * pixels.sum()
-    moving = evidence.vote is not None or evidence.closing > 1
-    labels, confidence, runs = _label(evidence, dense, evidence.thresholds, out, sums=not moving)
-    if moving:
-        picked = labels
-        labels = labels if evidence.vote is None else vote(labels, evidence.vote)
-        labels = labels if evidence.closing < 3 else close(labels, evidence.closing)
-        confidence = _reread(evidence, dense, out, labels, labels != picked, confidence)
+    dense = _kept(evidence)
+    labels, confidence, runs, out = _decided(evidence, dense, sums=True)
     owners, region_labels = split(labels, evidence.parts, evidence.names)
     keep = np.bincount(owners[owners >= 0], minlength=len(region_labels)) >= max(1, evidence.min_area)
     if not keep.all():
@@ -100,6 +90,12 @@ def vote(
     return voted
 
 
+def pixels(evidence: Evidence) -> tuple[Int16[np.ndarray, "height width"], Float32[np.ndarray, "height width"]]:
+    """Label (-1: none) and posterior of every pixel: `answer` without regions, so without `min_area` and means."""
+    labels, confidence, _, _ = _decided(evidence, _kept(evidence), sums=False)
+    return labels, confidence
+
+
 def close(labels: Int16[np.ndarray, "height width"], side: int) -> Int16[np.ndarray, "height width"]:
     """Grey closing of the label map with a square of `side` pixels; nothing beyond the edges takes part.
 
@@ -110,6 +106,30 @@ def close(labels: Int16[np.ndarray, "height width"], side: int) -> Int16[np.ndar
 
     square = cv2.getStructuringElement(cv2.MORPH_RECT, (side, side))
     return np.asarray(cv2.morphologyEx(labels, cv2.MORPH_CLOSE, square), np.int16)
+
+
+def _decided(
+    evidence: Evidence, dense: Posteriors, sums: bool
+) -> tuple[
+    Int16[np.ndarray, "height width"],
+    Float32[np.ndarray, "height width"],
+    list[Runs] | None,
+    Bool[np.ndarray, " names"],
+]:
+    """Labels and posteriors after area, thresholds, vote, closing; sums over runs if asked; the names that are out."""
+    out = np.zeros(evidence.names, bool)
+    if evidence.area > 0:
+        wins, _, _ = _label(evidence, dense, np.zeros_like(evidence.thresholds), out, sums=False)
+        counts = np.bincount(wins[wins >= 0], minlength=evidence.names)
+        out = counts <= evidence.area * counts.sum()
+    moving = evidence.vote is not None or evidence.closing > 1
+    labels, confidence, runs = _label(evidence, dense, evidence.thresholds, out, sums=sums and not moving)
+    if moving:
+        picked = labels
+        labels = labels if evidence.vote is None else vote(labels, evidence.vote)
+        labels = labels if evidence.closing < 3 else close(labels, evidence.closing)
+        confidence = _reread(evidence, dense, out, labels, labels != picked, confidence)
+    return labels, confidence, runs, out
 
 
 def _kept(evidence: Evidence) -> Posteriors:
@@ -309,5 +329,6 @@ __all__ = [
     "Runs",
     "answer",
     "close",
+    "pixels",
     "vote",
 ]

@@ -8,7 +8,7 @@ import pytest
 from ovseg import evidence as bands
 from ovseg import head
 from ovseg.evidence import Evidence
-from ovseg.head import answer, close, vote
+from ovseg.head import answer, close, pixels, vote
 from ovseg.types import Segmentation
 from tests.results import NoRecipe
 from tests.tiny import picture
@@ -198,3 +198,17 @@ def test_names_equal_to_an_argmax_over_whole_arrays_at_every_size() -> None:
         best = slots[:3].max(axis=0)
         expected = np.where(slots[3] > best, -1, slots[:3].argmax(axis=0))
         assert expected.tolist() == answer(given).labels.tolist()
+
+
+def test_labels_alone_are_those_of_the_whole_answer() -> None:
+    rng = np.random.default_rng(3)
+    rows = (40 * rng.normal(size=(5, 4, 7)) / 8).astype(np.float32)
+    owner, thresholds = np.array([0, 1, 1, 2, -1]), np.array([0.3, 0.5, 0.2], np.float32)
+    vote = rng.integers(-1, 4, (33, 50)).astype(np.int32)
+    for evidence in (
+        Evidence(33, 50, owner, rows, thresholds),
+        Evidence(33, 50, owner, rows, thresholds, area=0.2, vote=vote, closing=3),
+    ):
+        whole = answer(evidence)
+        labels, confidence = pixels(evidence)
+        assert np.array_equal(labels, whole.labels) and np.array_equal(confidence, whole.confidence)
