@@ -175,9 +175,8 @@ def main() -> None:
     import torch
 
     print(f"{os.cpu_count()} cores, load {os.getloadavg()[0]:.1f}, torch {torch.__version__}, numpy {np.__version__}")
-    print(
-        "| head | ours ms | peer ms | ratio | with regions ms | ratio | ours MiB | peer MiB | ratio | same label | posteriors within |"
-    )
+    print("| head | ours ms | peer ms | ratio | with regions ms | ratio ", end="")
+    print("| ours MiB | peer MiB | ratio | same label | posteriors within |")
     print("|---|---|---|---|---|---|---|---|---|---|---|")
     for key, case in CASES.items():
         same, apart = compare(case)
