@@ -21,6 +21,7 @@ from ovseg.runtime.kernels import Kernels, half_linear, uses_onednn
 Run: TypeAlias = Callable[..., tuple[Tensor, ...]]
 
 PRECISIONS = ("float32", "bfloat16")
+MOST_PREPARED = 8  # of one network: each may hold its weights once more
 
 
 def prepare(
@@ -76,7 +77,10 @@ def kernels(device: torch.device) -> Iterator[None]:
 
 
 class Prepared:
-    """What was prepared for one network, found again by what it depends on; made once when two threads ask at once."""
+    """What was prepared for one network, found again by what it depends on; made once when two threads ask at once.
+
+    The last `MOST_PREPARED` asked are kept: a tower that turns by its grid is prepared anew for every size of picture.
+    """
 
     def __init__(self) -> None:
         self._lock = threading.Lock()
@@ -86,9 +90,12 @@ class Prepared:
         """The run of `key`, made by `make` if there is none, or if the network's parameters changed since."""
         now = tuple((part.data_ptr(), 0 if part.is_inference() else part._version) for part in network.parameters())
         with self._lock:
-            kept = self._runs.get(key)
+            kept = self._runs.pop(key, None)
             if kept is None or kept[0] != now:
-                kept = self._runs[key] = (now, make())
+                kept = (now, make())
+            self._runs[key] = kept  # the last asked stands last
+            if len(self._runs) > MOST_PREPARED:
+                del self._runs[next(iter(self._runs))]
             return kept[1]
 
 
@@ -126,4 +133,4 @@ def _float32(out: tuple[Tensor, ...]) -> tuple[Tensor, ...]:
 
 RUNTIMES: Mapping[str, Callable[..., Run]] = MappingProxyType({"torch": _torch, "openvino": _openvino})
 
-__all__ = ["PRECISIONS", "Prepared", "RUNTIMES", "Run", "check", "describe", "kernels", "prepare"]
+__all__ = ["MOST_PREPARED", "PRECISIONS", "Prepared", "RUNTIMES", "Run", "check", "describe", "kernels", "prepare"]

@@ -12,6 +12,7 @@ import tiny
 from ovseg import runtime
 from ovseg.clip.walk import Prefix, Vit
 from ovseg.errors import BadUsage, MissingExtra, UnknownName
+from ovseg.runtime.seam import MOST_PREPARED
 
 PAIRS = [(name, precision) for name in runtime.RUNTIMES for precision in runtime.PRECISIONS]
 WITHIN = {"float32": 1e-5, "bfloat16": 0.03}  # of values up to about 4
@@ -181,3 +182,17 @@ def test_nothing_is_written_without_a_cache(tmp_path: Path, monkeypatch: pytest.
     for name, precision in PAIRS:
         prepared(prefix(4), name, precision)(tokens())
     assert list(tmp_path.rglob("*")) == []
+
+
+def test_what_was_not_asked_for_long_is_let_go() -> None:
+    module, store, made = prefix(4), runtime.Prepared(), []
+
+    def ask(key: int) -> None:
+        store.get(module, key, lambda: made.append(key) or (lambda *tensors: tensors))
+
+    for key in (0, 1, 0, *range(2, MOST_PREPARED + 1)):  # one too many, and 1 is the longest ago
+        ask(key)
+    ask(0)
+    assert made == list(range(MOST_PREPARED + 1))
+    ask(1)
+    assert made[-1] == 1
