@@ -127,6 +127,12 @@ def wrap(
     """
     if model.training:
         raise BadUsage("the network is in training mode, where dropout changes every answer: call .eval() first")
+    half = {part.dtype for part in model.parameters()} & {torch.float16, torch.bfloat16}
+    if half:
+        raise BadUsage(
+            f"the network holds {str(half.pop()).removeprefix('torch.')} parameters and is read in float32: call "
+            '.float() first; precision="bfloat16" halves the blocks where they run'
+        )
     visual: Any = model.visual
     mean = mean or getattr(visual, "image_mean", None) or OPENAI_MEAN
     std = std or getattr(visual, "image_std", None) or OPENAI_STD

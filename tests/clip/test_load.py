@@ -268,6 +268,12 @@ def test_a_network_in_training_mode_is_refused() -> None:
         wrap(model, open_clip.tokenizer.SimpleTokenizer())
 
 
+@pytest.mark.parametrize("kind", [torch.float16, torch.bfloat16])
+def test_a_network_in_half_precision_is_refused_when_it_is_wrapped(kind: torch.dtype) -> None:
+    with pytest.raises(BadUsage, match=f"holds {str(kind)[6:]} parameters .* call .float"):
+        wrap(tiny.model().to(kind), open_clip.tokenizer.SimpleTokenizer())
+
+
 def test_fingerprints_follow_the_parameters() -> None:
     ours, same, other = tiny.clip(), tiny.clip(), tiny.clip(seed=1)
     assert ours.fingerprint == same.fingerprint != other.fingerprint
