@@ -88,6 +88,26 @@ def test_the_walk_through_the_decoder_is_segment_anythings(
             torch.testing.assert_close(told[picture, rows], scores, atol=2e-4, rtol=2e-4)
 
 
+@torch.no_grad()
+def test_a_fresh_network_looks_where_it_is_asked(program: ModuleType) -> None:
+    """The encoding of a point is nearest to that of its own cell, in either cross attention."""
+    sam = program.first_weights(0)
+    centres = (torch.arange(16) + 0.5) / 16
+    rows, columns = torch.meshgrid(centres, centres, indexing="ij")
+    cells = program.point_encoding(sam.prompt_encoder, torch.stack([columns, rows], -1).flatten(0, 1))
+    for layer in sam.mask_decoder.transformer.layers:
+        for look in (layer.cross_attn_token_to_image, layer.cross_attn_image_to_token):
+            asked = look.q_proj(cells[[37, 201]]) - look.q_proj.bias
+            assert (asked @ (look.k_proj(cells) - look.k_proj.bias).T).argmax(1).tolist() == [37, 201]
+
+
+@torch.no_grad()
+def test_a_fresh_network_reads_patches_by_orthogonal_waves(program: ModuleType) -> None:
+    rows = program.first_weights(0).image_encoder.patch_embed.proj.weight.flatten(1)
+    rows = torch.nn.functional.normalize(rows, dim=1)
+    assert (rows @ rows.T - torch.eye(len(rows))).abs().max() < 0.02
+
+
 def test_cell_order_is_undone(program: ModuleType) -> None:
     low = np.arange(2 * 64 * 64).reshape(2, 64, 64)
     assert (program.from_cell_order(torch.from_numpy(program.in_cell_order(low))).numpy() == low).all()
@@ -167,8 +187,8 @@ def test_muon_steps_are_nearly_orthogonal_and_downhill(program: ModuleType) -> N
 def settings(program: ModuleType, folder: Path, **changes: Any) -> argparse.Namespace:
     given: dict[str, Any] = {
         "sheets": folder, "out": folder / "run", "export": folder, "minutes": 1e6, "steps": 6, "every": 1e6, "tell": 3,
-        "seed": 0, "lr": 1e-3, "muon": 3.0, "fall": 0.5, "pictures": 2, "masks": 2, "bf16": False, "compile": False,
-        "resume": False, "workers": 0, "command": "none",
+        "seed": 0, "lr": 1e-3, "muon": 3.0, "fall": 0.5, "keep": 0.9, "pictures": 2, "masks": 2, "bf16": False,
+        "compile": False, "resume": False, "workers": 0, "command": "none",
     }  # fmt: skip
     return argparse.Namespace(**(given | changes))
 

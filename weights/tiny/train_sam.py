@@ -360,8 +360,8 @@ def first_weights(seed: int) -> Any:
     """A network that starts nearer to the goal than chance.
 
     Patches are read by their lowest cosines (brightness, two colour differences); the encoder knows where a patch is;
-    branches of the encoder start small; a prompt's first look at the picture is at its own place, since queries and
-    keys there start as the same rows of the positions.
+    branches of the encoder start small; a prompt looks first at its own place in the picture, and that place at it,
+    since queries and keys there start as the same rows of the positions.
     """
     torch.manual_seed(seed)
     sam = build(SHAPE)
@@ -370,12 +370,14 @@ def first_weights(seed: int) -> Any:
     order = sorted(((a, b) for a in range(8) for b in range(8)), key=lambda pair: (math.hypot(*pair), pair))
     colours = torch.tensor([[0.58, 0.58, 0.58], [0.7, 0.0, -0.7], [0.41, -0.82, 0.41]])
     rows = []
-    for colour, count in zip(colours, (width - 2 * (width // 4), width // 4, width // 4), strict=True):
+    for row, count in enumerate((width - 2 * (width // 4), width // 4, width // 4)):
         for a, b in order[:count]:
             wave = torch.outer((a * steps).cos(), (b * steps).cos())
-            rows.append(colour[:, None, None] * (wave / wave.norm()))
+            # Fine waves are weak in pictures: their strength falls with the 1.5th power of the frequency.
+            strength = 0.05 * (1 + math.hypot(a, b)) ** 1.1 * (1.5 if row else 1.0)
+            rows.append(colours[row, :, None, None] * (strength * wave / wave.norm()))
     with torch.no_grad():
-        encoder.patch_embed.proj.weight.copy_(torch.stack(rows) * 0.35)
+        encoder.patch_embed.proj.weight.copy_(torch.stack(rows))
         encoder.patch_embed.proj.bias.zero_()
         where = (torch.arange(CELLS) + 0.5) / CELLS
         waves = torch.cat(
@@ -388,13 +390,14 @@ def first_weights(seed: int) -> Any:
             block.attn.proj.weight.mul_(0.3)
             block.mlp.lin2.weight.mul_(0.3)
         for layer in sam.mask_decoder.transformer.layers:
-            look, frequencies = layer.cross_attn_token_to_image, SHAPE.channels // 2
-            kept = torch.arange(0, frequencies, 2)
-            rows_ = torch.zeros_like(look.q_proj.weight)
-            rows_[torch.arange(len(kept)) * 2, kept] = 1.0
-            rows_[torch.arange(len(kept)) * 2 + 1, kept + frequencies] = 1.0
-            look.q_proj.weight.copy_(1.5 * rows_)
-            look.k_proj.weight.copy_(1.5 * rows_)
+            for look in (layer.cross_attn_token_to_image, layer.cross_attn_image_to_token):
+                frequencies = SHAPE.channels // 2
+                kept = torch.arange(0, frequencies, 2)
+                sines = torch.zeros_like(look.q_proj.weight)
+                sines[torch.arange(len(kept)) * 2, kept] = 1.5
+                sines[torch.arange(len(kept)) * 2 + 1, kept + frequencies] = 1.5
+                look.q_proj.weight.copy_(sines)
+                look.k_proj.weight.copy_(sines)
     return sam
 
 
@@ -565,7 +568,7 @@ def train(args: argparse.Namespace) -> None:
             muon.step(rate * args.muon)
         state["step"] += 1
         state["seen"] += len(batch[0])
-        keep = min(0.998, (1 + state["step"]) / (10 + state["step"]))
+        keep = min(args.keep, (1 + state["step"]) / (10 + state["step"]))
         with torch.no_grad():
             torch._foreach_lerp_(list(average.parameters()), list(sam.parameters()), 1 - keep)
         sums.append(told)
@@ -644,6 +647,7 @@ def main() -> None:
     parser.add_argument("--lr", type=float, default=1e-3)
     parser.add_argument("--muon", type=float, default=3.0, help="the rate of Muon's steps over --lr")
     parser.add_argument("--fall", type=float, default=0.6, help="share of the run over which the rate falls to 0")
+    parser.add_argument("--keep", type=float, default=0.998, help="of the averaged weights, at every step")
     parser.add_argument("--pictures", type=int, default=8, help="of a step")
     parser.add_argument("--masks", type=int, default=6, help="of a picture; each is asked for by a point and by a box")
     parser.add_argument("--workers", type=int, default=1, help="processes that vary sheets; 0: none besides this one")
