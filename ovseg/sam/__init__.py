@@ -1,3 +1,9 @@
-"""Segment-anything models: opening their checkpoints (`ovseg.sam.load`). Masks without words come from `proposals`."""
+"""Segment-anything models: opening checkpoints, one face for their networks, and masks from a grid of points.
 
-__all__: list[str] = []
+`AutomaticMaskGenerator` takes the place of segment-anything's: its options, its records, the same masks, much sooner.
+"""
+
+from ovseg.sam.grid import AutomaticMaskGenerator
+from ovseg.sam.model import Embedding, MaskModel
+
+__all__ = ["AutomaticMaskGenerator", "Embedding", "MaskModel"]

@@ -1,0 +1,173 @@
+"""One face for every network with segment-anything's parts: pictures to embeddings, prompts to logits.
+
+`MaskModel` answers as `SamPredictor` does (facebookresearch/segment-anything@dca509f), holding no picture: an embedding
+is a value, made once, kept where the caller likes, and given to any number of calls from any thread.
+"""
+
+import hashlib
+from collections.abc import Iterator
+from dataclasses import dataclass
+from functools import cached_property
+from typing import Any
+
+import numpy as np
+import torch
+from jaxtyping import Float, Int, UInt8
+from torch import Tensor
+
+from ovseg.errors import BadInput
+from ovseg.sam.decoder import Attend, Shared, Upscale, share
+from ovseg.sam.load import require_float32
+from ovseg.sam.stretch import Stretch, stretch
+
+# Prompts in one call of the decoder. More are no faster (the image tokens of four, 17 MB, stay in the heap), and a call
+# is filled up with repetitions: so a prompt's numbers do not depend on its neighbours, and they are those of
+# segment-anything at any batch that is a multiple of four.
+AT_ONCE = 4
+
+
+@dataclass(frozen=True, eq=False)
+class Embedding:
+    """A picture as a SAM sees it, of which only the first `kept` (rows, cols) of the square hold picture."""
+
+    features: Float[Tensor, "1 channels rows cols"]
+    height: int
+    width: int
+    kept: tuple[int, int]
+
+    @property
+    def nbytes(self) -> int:
+        return self.features.numel() * self.features.element_size()
+
+
+@dataclass(frozen=True, eq=False)
+class Answer:
+    """What the decoder says to one call of prompts, before any mask exists: qualities, and what masks are made from."""
+
+    quality: Float[Tensor, "b masks"]
+    tokens: Float[Tensor, "b all channels"]
+    image: Float[Tensor, "b cells channels"]
+
+
+class MaskModel:
+    """A SAM-type network in float32, ready to answer; the network itself stays as it is."""
+
+    def __init__(self, sam: Any) -> None:
+        self.sam = require_float32(sam)
+        decoder = self.sam.mask_decoder
+        self.grid: tuple[int, int] = tuple(self.sam.prompt_encoder.image_embedding_size)
+        self.cells: tuple[int, int] = (4 * self.grid[0], 4 * self.grid[1])
+        self.side = int(self.sam.image_encoder.img_size)
+        self.threshold = float(self.sam.mask_threshold)
+        self.attend = Attend(decoder).eval()
+        self.several = Upscale(decoder, 1, decoder.num_mask_tokens, self.grid).eval()
+        self.single = Upscale(decoder, 0, 1, self.grid).eval()
+
+    @property
+    def device(self) -> torch.device:
+        place: torch.device = next(self.sam.mask_decoder.parameters()).device
+        return place
+
+    @cached_property
+    def digest(self) -> str:
+        """Of the weights: the same for the same network wherever it was read from."""
+        digest = hashlib.sha256()
+        for name, value in sorted(self.sam.state_dict().items()):
+            digest.update(f"{name}{tuple(value.shape)}".encode())
+            digest.update(value.detach().cpu().contiguous().flatten().view(torch.uint8).numpy())
+        return digest.hexdigest()
+
+    def encode(self, image: UInt8[np.ndarray, "height width 3"]) -> Embedding:
+        """The embedding of an RGB picture: the long side becomes the network's, the rest of the square is padding."""
+        from segment_anything.utils.transforms import ResizeLongestSide
+
+        height, width = image.shape[:2]
+        own = image if getattr(self.sam, "image_format", "RGB") == "RGB" else image[..., ::-1]
+        pixels = ResizeLongestSide(self.side).apply_image(np.ascontiguousarray(own))
+        with torch.inference_mode():
+            tensor = torch.as_tensor(pixels, device=self.device).permute(2, 0, 1).contiguous()[None]
+            features = self.sam.image_encoder(self.sam.preprocess(tensor))
+        return Embedding(features, height, width, (pixels.shape[0], pixels.shape[1]))
+
+    def fits(self, embedding: Embedding, height: int, width: int) -> None:
+        """Nothing, or the error that says why this embedding is not one of a picture of that size by this network."""
+        if (embedding.height, embedding.width) != (height, width):
+            raise BadInput(
+                f"embedding and picture must match: the embedding is of {embedding.height}x{embedding.width}, the "
+                f"picture is {height}x{width} (rows x cols); encode the picture again"
+            )
+        channels = self.sam.mask_decoder.transformer_dim
+        if tuple(embedding.features.shape) != (1, channels, *self.grid):
+            raise BadInput(
+                f"this network needs embeddings of {channels} x {self.grid[0]} x {self.grid[1]}: got "
+                f"{' x '.join(str(n) for n in embedding.features.shape[1:])}, of another network"
+            )
+
+    def shared(self, embedding: Embedding) -> Shared:
+        """What all prompts without a mask have in common on this picture."""
+        with torch.inference_mode():
+            _, dense = self.sam.prompt_encoder(points=None, boxes=torch.zeros(1, 4, device=self.device), masks=None)
+            places = self.sam.prompt_encoder.get_dense_pe()
+            return share(self.sam.mask_decoder, embedding.features, dense, places)
+
+    def answer(
+        self, shared: Shared, prompts: Float[Tensor, "b m channels"], *, single: bool = False
+    ) -> Iterator[tuple[slice, Answer]]:
+        """Answers to prompts, `AT_ONCE` at a time, each with the prompts that it is to."""
+        for begin in range(0, len(prompts), AT_ONCE):
+            some = prompts[begin : begin + AT_ONCE]
+            count = len(some)
+            full = torch.cat([some, some[-1:].expand(AT_ONCE - count, -1, -1)]) if count < AT_ONCE else some
+            picked = slice(begin, begin + AT_ONCE)
+            with torch.inference_mode():
+                quality, tokens, image = self.attend(full, *_of(shared, picked, count).parts)
+            own = slice(0, 1) if single else slice(1, None)
+            yield slice(begin, begin + count), Answer(quality[:count, own], tokens[:count], image[:count])
+
+    def logits(
+        self, answer: Answer, wanted: Int[Tensor, " n"], *, single: bool = False
+    ) -> Float[Tensor, "n masks high wide"]:
+        """Masks of the wanted prompts of an answer, at a quarter of the network's side."""
+        with torch.inference_mode():
+            out: Tensor
+            (out,) = (self.single if single else self.several)(answer.image[wanted], answer.tokens[wanted])
+        if not torch.isfinite(out).all():
+            raise BadInput(
+                f"mask logits are not finite: the network runs in {out.dtype} on {out.device}; try float32, or check "
+                "the checkpoint"
+            )
+        return out
+
+    def points(
+        self, coordinates: Float[np.ndarray, "b m 2"], labels: Int[np.ndarray, "b m"], embedding: Embedding
+    ) -> Float[Tensor, "b tokens channels"]:
+        """Tokens of point prompts, (x, y) in pixels of the picture; labels are 1 (inside) and 0 (outside)."""
+        with torch.inference_mode():
+            place = torch.as_tensor(self.placed(coordinates, embedding), device=self.device)
+            label = torch.as_tensor(labels.astype(np.int32), device=self.device)
+            sparse: Tensor
+            sparse, _ = self.sam.prompt_encoder(points=(place, label), boxes=None, masks=None)
+        return sparse
+
+    def placed(self, coordinates: Float[np.ndarray, "... 2"], embedding: Embedding) -> Float[np.ndarray, "... 2"]:
+        """Pixels (x, y) of the picture as pixels of the network's square."""
+        scale = np.array([embedding.kept[1] / embedding.width, embedding.kept[0] / embedding.height])
+        return np.asarray(coordinates * scale, float)
+
+    def stretch(self, embedding: Embedding) -> Stretch:
+        """The way from logits to the picture's frame."""
+        return stretch(self.cells, self.side, embedding.kept, embedding.height, embedding.width)
+
+
+def _of(shared: Shared, picked: slice, count: int) -> Shared:
+    """The part of a shared part that belongs to some prompts, filled up as they are."""
+    if len(shared.tokens) == 1:
+        return shared
+    tokens, places, *rest = shared.parts
+    own = [part[picked] for part in (tokens, *rest)]
+    if count < AT_ONCE:
+        own = [torch.cat([part, part[-1:].expand(AT_ONCE - count, *part.shape[1:])]) for part in own]
+    return Shared(own[0], places, *own[1:])
+
+
+__all__ = ["AT_ONCE", "Answer", "Embedding", "MaskModel"]
