@@ -23,6 +23,7 @@ from collections.abc import Callable, Iterable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from os import cpu_count
+from threading import Lock
 from typing import TypeVar
 
 import numpy as np
@@ -171,10 +172,10 @@ def _label(
     shape = (evidence.height, evidence.width)
     labels, confidence = np.full(shape, -1, np.int16), np.zeros(shape, np.float32)
     of_parts = pick(_without(evidence.of_parts, out), thresholds)
-    room = RUNS_BYTES if sums else 0
+    room, skipped, lock = RUNS_BYTES if sums else 0, False, Lock()
 
     def walk(band: slice) -> Runs | None:
-        nonlocal room
+        nonlocal room, skipped
         covered = None if evidence.parts is None else evidence.parts[band] >= 0
         runs = None
         if evidence.uncovered == "dense" and (covered is None or not covered.all()):
@@ -183,14 +184,17 @@ def _label(
             if room > 0:
                 free = labels[band] if covered is None else np.where(covered, np.int16(-1), labels[band])
                 runs = _run_sums(slots[: evidence.names], free, band)
-                room -= runs[1].nbytes
+                with lock:
+                    room -= runs[1].nbytes
+            else:
+                skipped = True
         if covered is not None and evidence.parts is not None:
             parts = evidence.parts[band][covered]
             labels[band][covered], confidence[band][covered] = of_parts[0][parts], of_parts[1][parts]
         return runs
 
     found = [runs for runs in _each(evidence, walk) if runs is not None]
-    return labels, confidence, found if sums and room > 0 else None
+    return labels, confidence, found if sums and not skipped else None
 
 
 def _run_sums(names: Float32[np.ndarray, "names h width"], keys: Int[np.ndarray, "h width"], band: slice) -> Runs:

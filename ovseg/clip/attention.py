@@ -33,6 +33,7 @@ from ovseg.raster import bilinear
 KEPT_PATCHES = 2048  # of a grid whose nearness is kept: 17 MB each
 NEIGHBOURS = 30  # of the outlier score, SC-CLIP's own
 NEWTON_STEPS = 5  # PEARL's own: not converged, and that is part of the method
+MOST_BYTES = 8 << 30  # of (tokens x tokens) matrices at once: beyond it a sentence, not the system's killer
 SOM_SCALE = 1.5  # SFP scales the image token's row by 0.3 * 5 before it compares
 
 
@@ -130,6 +131,13 @@ def read(sight: Sight, row: LastBlock) -> Read:
 def run(sight: Sight, row: LastBlock) -> tuple[Float[Tensor, "b n embed"], tuple[int, int]]:
     """The tokens that leave the last block as the row reads it, and their grid; the image token first if it took
     part."""
+    batch, count, _ = sight.taps[sight.last].shape
+    needed = matrix_bytes(row, sight.walk.heads, batch, count)
+    if needed > MOST_BYTES:
+        raise BadInput(
+            f"a window of {sight.grid[0]}x{sight.grid[1]} patches makes this method hold about {needed / 1e9:.0f} GB "
+            "at once: read the picture smaller (short_side) or in windows (crop=0 is the tower's own size)"
+        )
     if row.dual:
         return _second_stream(sight, row), sight.grid
     walk, last = sight.walk, sight.last
@@ -158,6 +166,26 @@ def run(sight: Sight, row: LastBlock) -> tuple[Float[Tensor, "b n embed"], tuple
         out = out + _after(sight, row.after, second)
     guided = row.groups[0].guided
     return out, _guide(sight).shape[2:] if guided else sight.grid  # type: ignore[return-value]
+
+
+def matrix_bytes(row: LastBlock, heads: int, batch: int, tokens: int) -> int:
+    """About how many bytes a row's (tokens x tokens) matrices take at once, in single precision.
+
+    >>> matrix_bytes(last_block("clearclip"), 12, 1, 4096), matrix_bytes(last_block("cliper"), 12, 1, 4096) >> 20
+    (0, 2304)
+    """
+    kinds = {"identity": 0, "softmax": 0, "shared": 3, "guided": 3, "layers": 3 * heads, "balance": 3 * heads}
+    groups = (*row.groups, *row.extra_groups)
+    most = max(kinds[_kind(group)] for group in groups)
+    if any(term.source not in LIKENESS for group in groups for term in group.terms):
+        most = max(most, 2)
+    if row.before or row.after:
+        most = max(most, 3)
+    if row.repair and row.repair.detector == "lof":
+        most = max(most, 6)  # in double
+    if row.repair and row.repair.detector == "som":
+        most = max(most, 2 * heads)
+    return 4 * most * batch * tokens**2
 
 
 def attend(
@@ -568,6 +596,7 @@ def _given(sight: Sight, what: str) -> Tensor:
 __all__ = [
     "KEPT_PATCHES",
     "LAST_BLOCKS",
+    "MOST_BYTES",
     "NEIGHBOURS",
     "NEWTON_STEPS",
     "Read",
@@ -579,6 +608,7 @@ __all__ = [
     "detect",
     "last_block",
     "likeness",
+    "matrix_bytes",
     "mend",
     "nearness",
     "outlier_score",

@@ -167,8 +167,8 @@ def test_tokenizer_with_any_padding_tells_what_fits(padding: int, end: int) -> N
 
     def rows(texts: list[str], context_length: int) -> torch.Tensor:
         out = torch.full((len(texts), context_length), padding)
-        for row, text in zip(out, texts, strict=True):
-            words = [10 + len(word) for word in text.split()][: context_length - 2]
+        for row, sentence in zip(out, texts, strict=True):
+            words = [10 + len(word) for word in sentence.split()][: context_length - 2]
             row[: len(words) + 2] = torch.tensor([3, *words, end])
         return out
 

@@ -119,7 +119,9 @@ def spread(
     weights = attention.new_zeros(attention.shape[1:])
     for looks, mine in zip(attention, unit, strict=True):  # one head at a time: SAM's grid has up to 4096 cells
         weights += looks * (mine @ mine.mT > threshold)
-    return weights / weights.sum(dim=-1, keepdim=True) @ field.flatten(1).mT
+    sums = weights.sum(dim=-1, keepdim=True)
+    cells = field.flatten(1).mT
+    return torch.where(sums > 0, weights / sums.clamp(min=torch.finfo(sums.dtype).tiny) @ cells, cells)
 
 
 __all__ = ["MOST", "Place", "read", "spread", "stitch", "trident"]

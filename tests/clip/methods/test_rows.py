@@ -9,7 +9,7 @@ from torch import Tensor, nn
 
 import tiny
 from ovseg.clip import tower
-from ovseg.clip.attention import Sight, likeness, mend, outlier_score, pool, read, run, scaled, taps_of
+from ovseg.clip.attention import Sight, likeness, matrix_bytes, mend, outlier_score, pool, read, run, scaled, taps_of
 from ovseg.clip.methods import FAMILIES, LAST_BLOCKS, VARIANTS, canonical, last_block
 from ovseg.clip.program import EARLIER, Group, LastBlock, Term
 from ovseg.clip.walk import Vit
@@ -267,3 +267,11 @@ def test_pooling_with_an_impossible_floor_gives_each_token_itself() -> None:
     torch.testing.assert_close(pool(tokens, tokens, 0.999999), tokens, rtol=0, atol=1e-4)
     everyone = pool(tokens, torch.ones(2, 7, 3), -2.0)
     torch.testing.assert_close(everyone, tokens.mean(dim=1, keepdim=True).expand(2, 7, 5), rtol=0, atol=1e-5)
+
+
+def test_window_whose_matrices_no_machine_holds_is_refused_before_it_runs(visual: nn.Module) -> None:
+    walk = Vit(visual)
+    taps = {n: torch.zeros(1, 1, 64).expand(1, 1 + 187 * 250, 64) for n in taps_of(LAST_BLOCKS["cliper"], 12)}
+    with pytest.raises(BadInput, match="a window of 187x250 patches makes this method hold about .* GB"):
+        run(Sight(walk, taps, (187, 250)), LAST_BLOCKS["cliper"])
+    assert matrix_bytes(LAST_BLOCKS["maskclip-reduced"], 12, 1, 100_000) == 0

@@ -118,3 +118,11 @@ def test_a_picture_of_two_windows_off_the_square_lies_on_sams_grid() -> None:
 def test_less_than_a_patch_is_refused() -> None:
     with pytest.raises(BadInput, match="at least one patch"):
         read(Vit(tiny.model().visual), WINDOWS[..., :7], GUIDE)
+
+
+def test_cell_that_sam_links_to_nothing_keeps_its_own_features() -> None:
+    field, values = torch.randn(5, 2, 3), torch.ones(2, 2, 3, 4)
+    attention = torch.full((2, 6, 6), 1 / 6)
+    attention[:, 0] = 0
+    got = spread(field, attention, values, factor=0.5)
+    assert torch.equal(got[0], field.flatten(1)[:, 0]) and torch.isfinite(got).all()
