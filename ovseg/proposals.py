@@ -5,7 +5,9 @@ felzenszwalb  nested segments without any weights: Felzenszwalb and Huttenlocher
               the leaves, then neighbours merged by colour, by the edge between them and by what CLIP sees in them.
               Sharp borders and nested scales; it is no object proposer (Selective Search segments reach AR@100 of 9.5
               on COCO where SAM reaches 44.8: MobileSAMv2, arXiv:2312.09579, tables 2 and 3).
-sam           segment-anything's own automatic mask generator (arXiv:2304.02643) over any SAM-type network.
+sam           the masks of segment-anything's automatic mask generator (arXiv:2304.02643), exactly, sooner: `ovseg.sam`.
+sam-coarse    8 x 8 points and one mask each: enough for naming regions, not for counting objects.
+sam-adaptive  the points of `sam` without those that lie under what was found: other masks, fewer decodes.
 
 What is kept of a proposal, which vector it gets and which pixels it owns is decided in `encoders` and `labels`.
 """
@@ -128,20 +130,57 @@ def _sam(
     options: Mapping[str, Any],
 ) -> Regions:
     """segment-anything's own records as regions, in its order; `quality` is the column named, clipped to [0, 1]."""
-    from ovseg.sam.load import require_float32
+    return _asked("sam", "exact", image, sam, options)
+
+
+def _sam_coarse(
+    image: UInt8[np.ndarray, "height width 3"],
+    features: DenseFeatures,
+    sam: object | None,
+    options: Mapping[str, Any],
+) -> Regions:
+    return _asked("sam-coarse", "coarse", image, sam, options)
+
+
+def _sam_adaptive(
+    image: UInt8[np.ndarray, "height width 3"],
+    features: DenseFeatures,
+    sam: object | None,
+    options: Mapping[str, Any],
+) -> Regions:
+    return _asked("sam-adaptive", "adaptive", image, sam, options)
+
+
+def _asked(
+    name: str, mode: str, image: UInt8[np.ndarray, "height width 3"], sam: object | None, options: Mapping[str, Any]
+) -> Regions:
+    from ovseg.sam.grid import QUALITIES, AutomaticMaskGenerator
 
     settings = dict(options)
     column = settings.pop("quality")
-    if column not in ("predicted_iou", "stability_score"):
-        raise UnknownName.of("quality of proposer sam", str(column), ("predicted_iou", "stability_score"))
-    model = require_float32(sam)
-    from segment_anything import SamAutomaticMaskGenerator
+    if column not in QUALITIES:
+        raise UnknownName.of(f"quality of proposer {name}", str(column), QUALITIES)
+    regions, _ = AutomaticMaskGenerator(sam, mode=mode, **settings).regions(image, column=column)
+    return regions
 
-    records = SamAutomaticMaskGenerator(model, output_mode="coco_rle", **settings).generate(image)
-    height, width = image.shape[:2]
-    quality = np.array([record[column] for record in records], np.float32).clip(0, 1)
-    return Regions(height, width, tuple(_rle_of(record["segmentation"]) for record in records), quality)
 
+# segment-anything's own, but for the batch
+GRID: Mapping[str, Any] = MappingProxyType(
+    {
+        "points_per_side": 32,
+        "points_per_batch": 16,
+        "pred_iou_thresh": 0.88,
+        "stability_score_thresh": 0.95,
+        "stability_score_offset": 1.0,
+        "box_nms_thresh": 0.7,
+        "crop_n_layers": 0,
+        "crop_nms_thresh": 0.7,
+        "crop_overlap_ratio": 512 / 1500,
+        "crop_n_points_downscale_factor": 1,
+        "min_mask_region_area": 0,  # px
+        "quality": "predicted_iou",
+    }
+)
 
 PROPOSERS: Mapping[str, Proposer] = MappingProxyType(
     {
@@ -161,22 +200,21 @@ PROPOSERS: Mapping[str, Proposer] = MappingProxyType(
         ),
         "sam": Proposer(
             _sam,
-            {
-                "points_per_side": 32,
-                "points_per_batch": 16,
-                "pred_iou_thresh": 0.88,
-                "stability_score_thresh": 0.95,
-                "stability_score_offset": 1.0,
-                "box_nms_thresh": 0.7,
-                "crop_n_layers": 0,
-                "crop_nms_thresh": 0.7,
-                "crop_overlap_ratio": 512 / 1500,
-                "crop_n_points_downscale_factor": 1,
-                "min_mask_region_area": 0,  # px
-                "quality": "predicted_iou",
-            },
+            GRID,
             needs_sam=True,
             source="facebookresearch/segment-anything@dca509f; all defaults are its own, but for the batch",
+        ),
+        "sam-coarse": Proposer(
+            _sam_coarse,
+            {**GRID, "points_per_side": 8, "pred_iou_thresh": 0.4, "stability_score_thresh": 0.4},
+            needs_sam=True,
+            source="CorrCLIP (arXiv:2411.10086), its table on the number of points",
+        ),
+        "sam-adaptive": Proposer(
+            _sam_adaptive,
+            {**GRID, "recall": "objects"},
+            needs_sam=True,
+            source="ours, after a note in Curt-Park/segment-anything-with-clip@c6ae7c4",
         ),
     }
 )
@@ -243,6 +281,7 @@ def _rle_of(rle: Mapping[str, Any]) -> Rle:
 
 
 __all__ = [
+    "GRID",
     "PROPOSERS",
     "Proposer",
     "propose",

@@ -23,7 +23,12 @@ ALL_MASKS = {
     "box_nms_thresh": 1.0,
     "crop_nms_thresh": 1.0,
 }
-OPTIONS: dict[str, dict[str, Any]] = {"felzenszwalb": {"min_size": 20}, "sam": ALL_MASKS}  # rows that need their own
+OPTIONS: dict[str, dict[str, Any]] = {  # rows that need their own
+    "felzenszwalb": {"min_size": 20},
+    "sam": ALL_MASKS,
+    "sam-coarse": ALL_MASKS,
+    "sam-adaptive": {**ALL_MASKS, "points_per_side": 8},
+}
 
 
 @pytest.fixture
@@ -57,7 +62,7 @@ class TestEveryProposer:
 
     def test_leaves_a_blank_picture_with_none_or_one(self, row: Any) -> None:
         name, options = row
-        options = {**options, "box_nms_thresh": 0.7} if name == "sam" else options
+        options = {**options, "box_nms_thresh": 0.7} if PROPOSERS[name].needs_sam else options
         assert len(propose(name, np.full((48, 80, 3), 90, np.uint8), features_of(48, 80), **options)) <= 1
 
     @pytest.mark.parametrize("size", [(1, 1), (1, 9), (9, 1), (16, 3)])
@@ -79,7 +84,10 @@ class TestEveryProposer:
 
 def test_names_are_found_whatever_their_case_and_unknown_ones_list_the_known() -> None:
     assert proposer("Felzenszwalb") is PROPOSERS["felzenszwalb"]
-    with pytest.raises(UnknownName, match="felzenszwalb, none, sam: got 'felzenswalb'. Did you mean 'felzenszwalb'"):
+    with pytest.raises(
+        UnknownName,
+        match="felzenszwalb, none, sam, sam-adaptive, sam-coarse: got 'felzenswalb'. Did you mean 'felzenszwalb'",
+    ):
         proposer("felzenswalb")
 
 
@@ -116,6 +124,18 @@ class TestSam:
             if name not in ("model", "point_grids", "output_mode")
         }
         assert {**theirs, "points_per_batch": 16, "quality": "predicted_iou"} == PROPOSERS["sam"].options
+
+    def test_coarse_and_adaptive_are_the_generators_own_modes(self, rng: Generator) -> None:
+        from ovseg.sam import AutomaticMaskGenerator
+
+        sam, image = narrow_sam(), rng.integers(0, 256, (48, 80, 3), np.uint8)
+        for name in ("coarse", "adaptive"):
+            defaults = {key: value for key, value in PROPOSERS[f"sam-{name}"].options.items() if key != "quality"}
+            generator = AutomaticMaskGenerator(sam, mode=name)
+            assert {key: generator.options[key] for key in defaults} == {**defaults, "points_per_batch": 64}
+            wanted, _ = AutomaticMaskGenerator(sam, mode=name, **ALL_MASKS).regions(image)
+            found = propose(f"sam-{name}", image, features_of(48, 80), sam=sam, **ALL_MASKS)
+            assert len(found) > 3 and found.rles == wanted.rles
 
 
 class TestFelzenszwalb:
