@@ -8,6 +8,7 @@ likelier the region's pixels stay unlabelled, but a region that has a name goes 
 
 import math
 from collections.abc import Callable, Mapping, Sequence
+from dataclasses import replace
 from types import MappingProxyType
 from typing import Any, Protocol
 
@@ -199,7 +200,13 @@ def compose(
         vote=segments,
         closing=recipe.closing,
     )
-    return Segmentation.decide(vocabulary.names, evidence, recipe, (*vocabulary.notes, *notes))
+    told = (*vocabulary.notes, *notes)
+    found = Segmentation.decide(vocabulary.names, evidence, recipe, told)
+    if len(found.regions) or not len(vocabulary):
+        return found
+    best = float(found.confidence.max())
+    why = f"nothing was found: no name reaches more than {best:.2f} of 1 anywhere, and the threshold or a negative wins"
+    return replace(found, notes=(*told, why))
 
 
 def _ranked(regions: Regions, first: Shaped[np.ndarray, " n"], then: Shaped[np.ndarray, " n"]) -> list[int]:

@@ -10,6 +10,7 @@ from ovseg import stages
 from ovseg.errors import BadInput, UnknownName
 from ovseg.labels import OVERLAPS, cell_rows, compose, own, region_rows, stitch
 from ovseg.raster import posterior
+from ovseg.recipe import Recipe
 from ovseg.types import DenseFeatures, Regions, Segmentation, Vocabulary, Windows
 
 
@@ -339,3 +340,18 @@ class TestStages:
     def test_stages_and_refining_without_the_picture_are_refused(self, change: dict[str, Any], rng: Generator) -> None:
         with pytest.raises(BadInput, match="look at the picture"):
             ask(random_features(rng), random_vocabulary(rng), Asked(**change))
+
+
+def test_answer_without_any_region_says_how_near_the_best_name_came() -> None:
+    features = DenseFeatures(np.full((2, 3, 5), 0.5**0.5, np.float32), np.ones(2, np.float32) / 2**0.5, 24, 40)
+    words = Vocabulary(("cat",), np.array([[1, 0], [0.6, 0.8]], np.float32), np.array([0, -1]))
+    none = np.zeros((0, 2), np.float32)
+    found = compose(
+        features, words, regions=Regions.empty(24, 40), region_vectors=none, recipe=Recipe(threshold=0.5, min_area=0.0)
+    )
+    assert len(found.regions) == 0 and found.notes[-1].startswith("nothing was found: no name reaches more than 0.00")
+    easier = compose(
+        features, words, regions=Regions.empty(24, 40), region_vectors=none, recipe=Recipe(threshold=0.0, scale=0.1)
+    )
+    assert len(easier.regions) == 0  # the negative still wins, and the note says by how much
+    assert "0.48 of 1" in easier.notes[-1] or "0.49 of 1" in easier.notes[-1]

@@ -78,3 +78,33 @@ def test_a_picture_of_twelve_megapixels_stays_below_the_bound(
     peak, labelled, regions = (int(number) for number in done.stdout.split())
     assert labelled > HEIGHT * WIDTH / 20 and regions > 10
     assert peak < BOUND
+
+
+def tell_the_whole_line() -> None:
+    """Print by how much a picture raises the peak of this process, from pixels to regions, the model being open."""
+    import json
+
+    from ovseg import Pipeline
+
+    root = Path(__file__).parents[1]
+    known = list(json.loads((root / "weights/tiny/names.json").read_text("utf-8"))["names"])[:150]
+    pipe = Pipeline.open("tiny", cache=None)
+    rng = np.random.default_rng(5)
+    pipe.segment(rng.integers(0, 256, (60, 80, 3), dtype=np.uint8), ["cat"])
+    blocks = rng.integers(0, 256, (HEIGHT // 100, WIDTH // 100, 3), dtype=np.uint8)
+    picture = blocks.repeat(100, axis=0).repeat(100, axis=1)
+    before = resident("VmRSS")
+    found = pipe.segment(picture, known, threshold=0.0, negatives="none")
+    print(resident("VmHWM") - before, np.count_nonzero(found.labels >= 0), len(known))
+
+
+@pytest.mark.slow
+@pytest.mark.skipif(not Path("/proc/self/status").exists(), reason="needs Linux's /proc to tell a peak")
+def test_the_whole_line_stays_below_the_bound_above_the_model() -> None:
+    code = "from tests.test_memory import tell_the_whole_line as tell; tell()"
+    done = subprocess.run(
+        [sys.executable, "-c", code], check=True, capture_output=True, text=True, cwd=Path(__file__).parents[1]
+    )
+    peak, labelled, asked = (int(number) for number in done.stdout.split())
+    assert asked == 150 and labelled == HEIGHT * WIDTH
+    assert peak < BOUND

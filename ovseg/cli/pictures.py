@@ -82,6 +82,7 @@ def segment(
         picture = read(path)
         found = pipe.segment(picture, vocabulary)
         seconds = time.perf_counter() - start
+        talk.notes([f"{path.name}: {note}" for note in found.notes if note not in vocabulary.notes])
         if as_json:
             line = {"path": str(path), **found.to_dict(), "seconds": round(seconds, 3)}
             click.echo(json.dumps(line, ensure_ascii=False))
