@@ -202,12 +202,22 @@ def test_a_run_stops_resumes_and_is_exported_as_a_file_that_load_opens(
     np.save(tmp_path / "0000.masks.npy", masks)
     np.save(tmp_path / "0000.grounds.npy", np.array([sheet.grounds for sheet in sheets], np.uint8))
     np.save(tmp_path / "0000.npy", np.stack([np.dstack([sheet.picture, sheet.leaves]) for sheet in sheets]))
+    memories = []
+
+    class Watched(program.Muon):  # type: ignore[misc,name-defined]
+        def step(self, rate: float) -> None:
+            memories.append(sum(float(memory.abs().sum()) for memory in self.memory.values()))
+            super().step(rate)
+
+    monkeypatch.setattr(program, "Muon", Watched)
     monkeypatch.setattr(program, "measure", lambda sam: {"point_best": 0.0})
     program.train(settings(program, tmp_path))
     program.train(settings(program, tmp_path, steps=9, resume=True))
     program.export(settings(program, tmp_path))
     state = torch.load(tmp_path / "run" / "checkpoint.pt", weights_only=False)
     assert state["state"]["step"] == 9 and state["state"]["seen"] == 18
+    assert [point["seen"] for point in state["state"]["curve"] if "seen" in point] == [6, 12, 18]
+    assert memories[0] == 0 and all(memory > 0 for memory in memories[1:])
     sam = load(tmp_path / "sam.safetensors")
     for name, value in sam.state_dict().items():
         torch.testing.assert_close(value, state["average"][name].half().float())
