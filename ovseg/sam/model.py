@@ -103,12 +103,13 @@ class MaskModel:
                 f"{' x '.join(str(n) for n in embedding.features.shape[1:])}, of another network"
             )
 
-    def shared(self, embedding: Embedding) -> Shared:
-        """What all prompts without a mask have in common on this picture."""
+    def shared(self, embedding: Embedding, dense: Float[Tensor, "n channels rows cols"] | None = None) -> Shared:
+        """What prompts have in common on this picture; `dense` is the prompt encoder's map of the masks they bring."""
+        encoder = self.sam.prompt_encoder
         with torch.inference_mode():
-            _, dense = self.sam.prompt_encoder(points=None, boxes=torch.zeros(1, 4, device=self.device), masks=None)
-            places = self.sam.prompt_encoder.get_dense_pe()
-            return share(self.sam.mask_decoder, embedding.features, dense, places)
+            if dense is None:
+                _, dense = encoder(points=None, boxes=torch.zeros(1, 4, device=self.device), masks=None)
+            return share(self.sam.mask_decoder, embedding.features, dense, encoder.get_dense_pe())
 
     def answer(
         self, shared: Shared, prompts: Float[Tensor, "b m channels"], *, single: bool = False
