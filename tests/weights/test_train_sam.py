@@ -217,7 +217,7 @@ def test_a_run_stops_resumes_and_is_exported_as_a_file_that_load_opens(
     state = torch.load(tmp_path / "run" / "checkpoint.pt", weights_only=False)
     assert state["state"]["step"] == 9 and state["state"]["seen"] == 18
     assert [point["seen"] for point in state["state"]["curve"] if "seen" in point] == [6, 12, 18]
-    assert memories[0] == 0 and all(memory > 0 for memory in memories[1:])
+    assert len(memories) == 9 and memories[0] == 0 and all(memory > 0 for memory in memories[1:])
     sam = load(tmp_path / "sam.safetensors")
     for name, value in sam.state_dict().items():
         torch.testing.assert_close(value, state["average"][name].half().float())
