@@ -1,0 +1,103 @@
+"""Embeddings kept: in a file, and in memory by what the picture shows.
+
+A key is made of the picture's pixels and of the network's weights, so two pictures or two networks never share an
+answer, and one picture under two names does.
+"""
+
+import hashlib
+import threading
+from collections import OrderedDict
+from pathlib import Path
+
+import numpy as np
+import torch
+from jaxtyping import UInt8
+
+from ovseg.errors import BadInput
+from ovseg.sam.model import Embedding, MaskModel
+
+BUDGET = 512_000_000  # bytes
+
+
+def save(embedding: Embedding, model: MaskModel, path: str | Path, *, half: bool = False) -> Path:
+    """Writes an embedding as safetensors, with the size of its picture and the digest of its network.
+
+    4.2 MB at 1024 px; `half` writes float16, 2.1 MB, which moves logits a little.
+    """
+    from safetensors.torch import save_file
+
+    features = embedding.features.detach().cpu().clone()  # a plain tensor, whatever mode it was made in
+    numbers = {"height": embedding.height, "width": embedding.width, "rows": embedding.kept[0]}
+    told = {name: str(number) for name, number in {**numbers, "cols": embedding.kept[1]}.items()}
+    told["model"] = model.digest
+    save_file({"features": features.half() if half else features}, path, metadata=told)
+    return Path(path)
+
+
+def load(path: str | Path, model: MaskModel) -> Embedding:
+    """The embedding in a file of `save`, in float32 on the network's device; refused if another network made it."""
+    from safetensors import SafetensorError, safe_open
+
+    try:
+        with safe_open(str(path), "pt") as file:
+            told = file.metadata() or {}
+            features = file.get_tensor("features").float().to(model.device)
+        sizes = [int(told[name]) for name in ("height", "width", "rows", "cols")]
+    except (SafetensorError, KeyError, ValueError) as error:
+        raise BadInput(f"an embedding that ovseg saved is needed: {path} is none ({error})") from error
+    if told.get("model") != model.digest:
+        raise BadInput(f"{path} was made by another network (weights {told.get('model', '?')[:12]}): encode again")
+    embedding = Embedding(features, sizes[0], sizes[1], (sizes[2], sizes[3]))
+    model.fits(embedding, embedding.height, embedding.width)
+    return embedding
+
+
+class Embeddings:
+    """Embeddings of pictures seen lately, at most `budget` bytes of them; the ones used longest ago go first.
+
+    A picture that two threads ask for at once is encoded once; other pictures do not wait for it.
+    """
+
+    def __init__(self, budget: int = BUDGET) -> None:
+        self.budget = budget
+        self._lock = threading.Lock()
+        self._kept: OrderedDict[str, Embedding] = OrderedDict()
+        self._busy: dict[str, threading.Lock] = {}
+
+    def get(self, model: MaskModel, image: UInt8[np.ndarray, "height width 3"]) -> Embedding:
+        """The embedding of an RGB picture by this network, from here or new."""
+        key = key_of(model, image)
+        with self._lock:
+            own = self._busy.setdefault(key, threading.Lock())
+        with own:
+            with self._lock:
+                if key in self._kept:
+                    self._kept.move_to_end(key)
+                    return self._kept[key]
+            embedding = model.encode(image)
+            with self._lock:
+                while self._kept and self.nbytes + embedding.nbytes > self.budget:
+                    gone, _ = self._kept.popitem(last=False)
+                    self._busy.pop(gone, None)
+                if embedding.nbytes <= self.budget:
+                    self._kept[key] = embedding
+                else:
+                    self._busy.pop(key, None)
+            return embedding
+
+    @property
+    def nbytes(self) -> int:
+        return sum(embedding.nbytes for embedding in self._kept.values())
+
+    def __len__(self) -> int:
+        return len(self._kept)
+
+
+def key_of(model: MaskModel, image: UInt8[np.ndarray, "height width 3"]) -> str:
+    """A digest of the picture's bytes and shape, and of the network."""
+    digest = hashlib.sha256(f"{model.digest} {model.side} {torch.float32} {image.shape}".encode())
+    digest.update(np.ascontiguousarray(image).data)
+    return digest.hexdigest()
+
+
+__all__ = ["BUDGET", "Embeddings", "key_of", "load", "save"]
