@@ -1,8 +1,11 @@
 """What every test can ask for: the parity data where it is, and the small networks of tests/tiny.py."""
 
+import os
 from pathlib import Path
 
 import pytest
+
+os.environ.setdefault("OMP_WAIT_POLICY", "passive")  # before torch: spinning threads stall a shared machine
 
 GOLDEN = Path(__file__).resolve().parents[2] / "shared" / "golden"
 

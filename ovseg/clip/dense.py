@@ -18,12 +18,13 @@ from torch import Tensor
 
 from ovseg import geometry, images, runtime
 from ovseg.clip import tower
-from ovseg.clip.attention import Sight, read, taps_of
+from ovseg.clip.attention import read, taps_of
 from ovseg.clip.families.timm_vit import TimmVit
 from ovseg.clip.guides import GUIDES, Guide
 from ovseg.clip.guides import own as itself
 from ovseg.clip.load import Clip
 from ovseg.clip.methods import last_block
+from ovseg.clip.sight import Sight
 from ovseg.clip.tower import Compute
 from ovseg.clip.walk import Prefix, Vit, Walk
 from ovseg.clip.windows import PROTOCOLS, SHORTEST_SIDE, Layout, Reading, by_scale, join, lay_out, merged, normalised

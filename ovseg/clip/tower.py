@@ -12,10 +12,11 @@ from typing import TypeAlias
 from jaxtyping import Float
 from torch import Tensor, nn
 
-from ovseg.clip.attention import Sight, read, taps_of
+from ovseg.clip.attention import read, taps_of
 from ovseg.clip.families import find
 from ovseg.clip.methods import LAST_BLOCKS, canonical, last_block
 from ovseg.clip.program import LastBlock
+from ovseg.clip.sight import Sight
 from ovseg.clip.walk import Prefix, Tower, Walk
 from ovseg.errors import BadInput, UnsupportedTower
 

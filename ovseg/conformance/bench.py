@@ -13,8 +13,9 @@ import torch
 from jaxtyping import Float
 from torch import Tensor, nn
 
-from ovseg.clip.attention import Sight, read, taps_of
+from ovseg.clip.attention import read, taps_of
 from ovseg.clip.program import LastBlock
+from ovseg.clip.sight import Sight
 from ovseg.clip.tower import prefix
 from ovseg.clip.walk import Tower, Walk, pair
 from ovseg.conformance.results import Result

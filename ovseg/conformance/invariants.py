@@ -16,9 +16,10 @@ from types import MappingProxyType
 import torch
 
 from ovseg.clip import families
-from ovseg.clip.attention import Sight, run
+from ovseg.clip.attention import run
 from ovseg.clip.methods import LAST_BLOCKS, canonical, last_block
 from ovseg.clip.program import LastBlock
+from ovseg.clip.sight import Sight
 from ovseg.clip.tower import VANILLA, prefix, visual_of, why_not
 from ovseg.clip.walk import Tower, Walk
 from ovseg.conformance.bench import UPSTREAM, Bench, Found, apart, embedding, first, knows_places, size_of, turned

@@ -19,7 +19,8 @@ import torch.nn.functional as F
 from safetensors.torch import load_file
 from torch import Tensor, nn
 
-from ovseg.clip.attention import Read, Sight, detect, outlier_score, read, taps_of
+from ovseg.clip.attention import Read, read, taps_of
+from ovseg.clip.mend import detect, outlier_score
 from ovseg.clip.methods import LAST_BLOCKS, VARIANTS, last_block
 from ovseg.clip.plugins.cass import cass
 from ovseg.clip.plugins.clip_dinoiser import Head, dinoise, probability
@@ -32,6 +33,7 @@ from ovseg.clip.plugins.itaclip import views
 from ovseg.clip.plugins.resclip import resclip
 from ovseg.clip.plugins.trident import trident
 from ovseg.clip.program import Group, LastBlock, Term
+from ovseg.clip.sight import Sight
 from ovseg.clip.tower import dense_tokens, grid_of, prefix
 from ovseg.clip.walk import Tower, Vit, resampled
 from ovseg.raster import upsample

@@ -4,10 +4,11 @@ import torch
 
 import tiny
 from ovseg.clip import dense, tower
-from ovseg.clip.attention import Sight, read
+from ovseg.clip.attention import read
 from ovseg.clip.dense import Reading, encode, encode_images
 from ovseg.clip.load import Clip
 from ovseg.clip.methods import last_block
+from ovseg.clip.sight import Sight
 from ovseg.errors import BadInput, BadUsage, UnknownName, UnsupportedTower
 
 WIDE, TALL, SMALL = tiny.picture(48, 80), tiny.picture(91, 50, seed=1), tiny.picture(33, 20, seed=2)

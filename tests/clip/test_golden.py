@@ -11,9 +11,11 @@ import torch
 from safetensors.torch import load_file
 from torch import Tensor
 
-from ovseg.clip.attention import Read, Sight, detect, outlier_score, read, taps_of
+from ovseg.clip.attention import Read, read, taps_of
+from ovseg.clip.mend import detect, outlier_score
 from ovseg.clip.methods import LAST_BLOCKS, VARIANTS, last_block
 from ovseg.clip.program import Group, LastBlock, Term
+from ovseg.clip.sight import Sight
 from ovseg.clip.tower import dense_tokens, grid_of, prefix
 from ovseg.clip.walk import Vit, Walk, resampled
 

@@ -26,11 +26,12 @@ from report import PARTS, Composition, compositions
 sys.path.insert(0, str(Path(__file__).resolve().parents[2]))
 from ovseg import geometry, images, labels  # noqa: E402  (the one of this checkout)
 from ovseg.clip import tower  # noqa: E402
-from ovseg.clip.attention import Sight, read, taps_of  # noqa: E402
+from ovseg.clip.attention import read, taps_of  # noqa: E402
 from ovseg.clip.guides import load_guide  # noqa: E402
 from ovseg.clip.load import Clip  # noqa: E402
 from ovseg.clip.methods import LAST_BLOCKS  # noqa: E402
 from ovseg.clip.program import LastBlock  # noqa: E402
+from ovseg.clip.sight import Sight  # noqa: E402
 from ovseg.pipeline import Pipeline  # noqa: E402
 from ovseg.raster import upsample  # noqa: E402
 from ovseg.recipe import Recipe  # noqa: E402

@@ -30,8 +30,8 @@ from jaxtyping import Float
 from scipy.optimize import linear_sum_assignment  # type: ignore[import-untyped]
 from torch import Tensor
 
-from ovseg.clip.attention import nearness
 from ovseg.clip.methods import LAST_BLOCKS
+from ovseg.clip.scores import nearness
 from ovseg.clip.tower import grid_of, prefix, why_not
 from ovseg.clip.walk import Walk
 from ovseg.errors import BadInput, UnsupportedTower

@@ -21,8 +21,9 @@ import torch.nn.functional as F
 from jaxtyping import Bool, Float
 from torch import Tensor
 
-from ovseg.clip.attention import Sight, read
+from ovseg.clip.attention import read
 from ovseg.clip.methods import LAST_BLOCKS
+from ovseg.clip.sight import Sight
 from ovseg.clip.tower import grid_of, prefix
 from ovseg.clip.walk import Vit, Walk
 from ovseg.errors import BadWeights, UnsupportedTower

@@ -22,7 +22,7 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
-from ovseg.clip.attention import balanced
+from ovseg.clip.groups import balanced
 from ovseg.clip.tower import grid_of, prefix
 from ovseg.clip.walk import Walk
 from ovseg.errors import UnsupportedTower

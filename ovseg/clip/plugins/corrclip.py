@@ -25,7 +25,7 @@ from jaxtyping import Bool, Float, Int
 from scipy.sparse.csgraph import connected_components  # type: ignore[import-untyped]
 from torch import Tensor
 
-from ovseg.clip.attention import likeness
+from ovseg.clip.mend import likeness
 from ovseg.clip.tower import grid_of
 from ovseg.clip.walk import Vit, Walk
 from ovseg.errors import UnsupportedTower

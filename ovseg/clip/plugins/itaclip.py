@@ -20,8 +20,9 @@ import torch.nn.functional as F
 from jaxtyping import Bool, Float
 from torch import Tensor
 
-from ovseg.clip.attention import Sight, read, taps_of
+from ovseg.clip.attention import read, taps_of
 from ovseg.clip.methods import last_block
+from ovseg.clip.sight import Sight
 from ovseg.clip.tower import grid_of, prefix, why_not
 from ovseg.clip.walk import Walk
 from ovseg.errors import BadInput, BadUsage, UnsupportedTower

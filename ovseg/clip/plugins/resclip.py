@@ -22,9 +22,10 @@ import torch.nn.functional as F
 from jaxtyping import Float
 from torch import Tensor
 
-from ovseg.clip.attention import Sight, read, taps_of
+from ovseg.clip.attention import read, taps_of
 from ovseg.clip.methods import LAST_BLOCKS
 from ovseg.clip.program import Group, LastBlock, Term
+from ovseg.clip.sight import Sight
 from ovseg.clip.tower import grid_of, prefix, why_not
 from ovseg.clip.walk import Walk
 from ovseg.errors import BadInput, BadUsage, UnsupportedTower

@@ -26,8 +26,9 @@ import torch.nn.functional as F
 from jaxtyping import Float
 from torch import Tensor
 
-from ovseg.clip.attention import Sight, attend
+from ovseg.clip.groups import attend
 from ovseg.clip.methods import LAST_BLOCKS
+from ovseg.clip.sight import Sight
 from ovseg.clip.tower import grid_of, prefix, why_not
 from ovseg.clip.walk import Walk
 from ovseg.errors import BadInput, UnsupportedTower

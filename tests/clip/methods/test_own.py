@@ -5,8 +5,9 @@ from torch import Tensor
 
 import tiny
 from ovseg.clip import tower
-from ovseg.clip.attention import Sight, read, taps_of
+from ovseg.clip.attention import read, taps_of
 from ovseg.clip.methods.own import MIDDLE, ROWS, SHARPER, two_level
+from ovseg.clip.sight import Sight
 from ovseg.clip.walk import Vit, Walk, layer
 
 PIXELS = torch.randn(2, 3, 48, 80, generator=torch.Generator().manual_seed(5))

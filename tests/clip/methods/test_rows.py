@@ -9,9 +9,11 @@ from torch import Tensor, nn
 
 import tiny
 from ovseg.clip import tower
-from ovseg.clip.attention import Sight, likeness, matrix_bytes, mend, outlier_score, pool, read, run, scaled, taps_of
+from ovseg.clip.attention import matrix_bytes, read, run, taps_of
+from ovseg.clip.mend import likeness
 from ovseg.clip.methods import FAMILIES, LAST_BLOCKS, VARIANTS, canonical, last_block
 from ovseg.clip.program import EARLIER, Group, LastBlock, Term
+from ovseg.clip.sight import Sight
 from ovseg.clip.walk import Vit
 from ovseg.errors import BadInput, UnknownName
 
@@ -68,17 +70,6 @@ def test_row_runs_at_every_depth_with_layers_in_proportion(method: str, depth: i
     assert taps[-1] == depth and taps[0] >= 1
     out = tokens_of(deep, row)
     assert out.shape == (2, *((7, 12) if "guide" in row.needs else (6, 10)), tiny.DIM) and torch.isfinite(out).all()
-
-
-def test_published_numbers_scale_and_released_ones_stay() -> None:
-    assert scaled(range(6, 10), 12) == [6, 7, 8, 9] and scaled(range(6, 10), 6) == [3, 4, 5]
-    assert scaled((7, 8, 10), 24) == [14, 16, 20] and scaled((7, 8, 10), 24, as_released=True) == [7, 8, 10]
-    assert scaled(EARLIER, 6) == [1, 2, 3, 4, 5]
-    deep = tiny.model(layers=24).visual
-    ours, theirs = (tower.dense_tokens(deep, PIXELS, "resclip", layers=mode) for mode in ("scaled", "as-released"))
-    assert (ours - theirs).abs().max() > 1e-2
-    with pytest.raises(BadInput, match="block 9 as it was released, and this tower has 6"):
-        tower.dense_tokens(tiny.model(layers=6).visual, PIXELS, "resclip", layers="as-released")
 
 
 @pytest.mark.parametrize("method", ALL)
@@ -232,41 +223,6 @@ def test_guided_weights_brought_to_the_values_grid_equal_values_brought_to_the_g
     score = 3 * (score - 1.2 * score.mean(dim=(1, 2), keepdim=True))
     weights = score.masked_fill(score < 0, -torch.inf).softmax(dim=-1)
     torch.testing.assert_close(got, walk.out(12, weights @ spread), rtol=0, atol=1e-5)
-
-
-def test_mending_takes_the_mean_of_sound_neighbours_on_any_grid() -> None:
-    cells = torch.arange(15.0).view(1, 15, 1)
-    outliers = torch.zeros(1, 15, dtype=torch.bool)
-    outliers[0, [0, 1, 7]] = True  # (0, 0), (0, 1), (1, 2) of 3 rows x 5 columns
-    got = mend(cells, outliers, (3, 5))[0, :, 0]
-    assert got[0] == (5 + 6) / 2 and got[1] == (2 + 5 + 6) / 3
-    assert got[7] == (2 + 3 + 6 + 8 + 11 + 12 + 13) / 7
-    assert got[[2, 3, 14]].tolist() == [2, 3, 14]
-
-
-def test_outlier_without_sound_neighbours_stays_or_becomes_zero() -> None:
-    cells, everyone = torch.ones(1, 6, 2), torch.ones(1, 6, dtype=torch.bool)
-    assert torch.equal(mend(cells, everyone, (2, 3)), cells)
-    assert torch.equal(mend(cells, everyone, (2, 3), "zero"), torch.zeros(1, 6, 2))
-
-
-def test_planted_stray_patch_has_the_highest_outlier_score() -> None:
-    tokens = torch.randn(2, 60, 16, generator=torch.Generator().manual_seed(1))
-    tokens[0, 17] += 20
-    tokens[1, 42] -= 20
-    assert outlier_score(tokens).argmax(dim=1).tolist() == [17, 42]
-    one = tokens[0].double()
-    distance = torch.cdist(one, one).square().fill_diagonal_(torch.inf)
-    near, who = distance.topk(30, largest=False)
-    far = near[:, -1]
-    torch.testing.assert_close(outlier_score(tokens)[0].double(), far * (1 / far)[who].mean(dim=1), rtol=1e-5, atol=0)
-
-
-def test_pooling_with_an_impossible_floor_gives_each_token_itself() -> None:
-    tokens = torch.randn(2, 7, 5, generator=torch.Generator().manual_seed(2))
-    torch.testing.assert_close(pool(tokens, tokens, 0.999999), tokens, rtol=0, atol=1e-4)
-    everyone = pool(tokens, torch.ones(2, 7, 3), -2.0)
-    torch.testing.assert_close(everyone, tokens.mean(dim=1, keepdim=True).expand(2, 7, 5), rtol=0, atol=1e-5)
 
 
 def test_window_whose_matrices_no_machine_holds_is_refused_before_it_runs(visual: nn.Module) -> None:

@@ -8,8 +8,8 @@ import torch
 from safetensors.torch import load_file
 
 import tiny
-from ovseg.clip.attention import nearness
 from ovseg.clip.plugins.resclip import resclip, second_row
+from ovseg.clip.scores import nearness
 from ovseg.clip.walk import Prefix, Vit
 from ovseg.errors import BadInput, BadUsage
 from ovseg.stages.sfr import feedback, patch_labels
