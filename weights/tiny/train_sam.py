@@ -651,7 +651,7 @@ def main() -> None:
     parser.add_argument("--pictures", type=int, default=8, help="of a step")
     parser.add_argument("--masks", type=int, default=6, help="of a picture; each is asked for by a point and by a box")
     parser.add_argument("--workers", type=int, default=1, help="processes that vary sheets; 0: none besides this one")
-    parser.add_argument("--threads", type=int, default=2)
+    parser.add_argument("--threads", type=int, default=2, help="1 where others use the cores: barriers spin")
     parser.add_argument("--bf16", action=argparse.BooleanOptionalAction, default=True)
     parser.add_argument("--compile", action=argparse.BooleanOptionalAction, default=True)
     parser.add_argument("--resume", action="store_true")
