@@ -232,7 +232,7 @@ def _means(
     evidence: Evidence, runs: Iterable[Runs], owners: Int[np.ndarray, "height width"], count: int
 ) -> Float32[np.ndarray, "n names"]:
     """Mean posterior of every name over each region."""
-    from scipy import sparse  # type: ignore[import-untyped]
+    from scipy import sparse
 
     names, parts, flat = evidence.names, evidence.parts, owners.reshape(-1)
     sums, pixels = np.zeros((count, names)), np.bincount(flat[flat >= 0], minlength=count)

@@ -221,7 +221,7 @@ def _vectors(
     features: DenseFeatures, segments: Int32[np.ndarray, "height width"], area: Int[np.ndarray, " n"]
 ) -> Float32[np.ndarray, "n dim"]:
     """Mean dense vector of each segment: every pixel counts for the cell that its centre lies in."""
-    from scipy import sparse  # type: ignore[import-untyped]  # scikit-image brings it
+    from scipy import sparse  # scikit-image brings it
 
     (height, width), (rows, cols) = segments.shape, features.grid
     row = ((np.arange(height) + 0.5) * rows / height).astype(np.int32)

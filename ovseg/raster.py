@@ -191,8 +191,8 @@ def _components(
     Runs of equal pixels along the rows are linked to those they touch in the row above, so the cost is that of the
     runs and not of labels times pixels.
     """
-    from scipy import sparse  # type: ignore[import-untyped]
-    from scipy.sparse import csgraph  # type: ignore[import-untyped]
+    from scipy import sparse
+    from scipy.sparse import csgraph
 
     height, width = labels.shape
     starts, ends = runs_of(labels)

@@ -75,6 +75,8 @@ class Term:
             raise BadUsage(f"rounds need unit rows of one side with itself: {self.source} has {self.rounds}")
         if self.align and self.source != "qk":
             raise BadUsage(f"align turns keys onto queries: it is for qk, got {self.source}")
+        if self.unit + self.centre + bool(self.align) > 1:
+            raise BadUsage(f"unit, centre and align are one choice: {self.source} has several")
         if self.source not in SHARED and (self.floor is not None or self.shift or self.cut):
             raise BadUsage(f"floor, shift and cut are for guide, block and feedback: {self.source} has some")
         if (self.layer > 0) != (self.source == "block"):

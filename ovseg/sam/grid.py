@@ -298,7 +298,7 @@ def _check(image: Any, embedding: Embedding | None, model: MaskModel) -> None:
 
 def _suppress(found: Sequence[Found], scores: Sequence[float], worst: float | int) -> list[int]:
     """Indices that box NMS keeps, best first: torchvision's, as segment-anything calls it, so that ties fall alike."""
-    from torchvision.ops.boxes import batched_nms  # type: ignore[import-untyped]
+    from torchvision.ops.boxes import batched_nms
 
     if not found:
         return []

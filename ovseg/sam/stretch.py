@@ -16,7 +16,7 @@ import numpy as np
 import torch
 import torch.nn.functional as F
 from jaxtyping import Bool, Float, Float32, Float64, Int
-from scipy.sparse import csr_array  # type: ignore[import-untyped]
+from scipy.sparse import csr_array
 
 TAPS = 3  # neighbours in the square lie under one or two cells each, of three in a row
 UNIT = 2.0**-24  # the rounding of one float32 operation, relative

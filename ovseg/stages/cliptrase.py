@@ -49,7 +49,7 @@ def clusters(
     affinity: Float32[np.ndarray, "cells cells"], *, eps: float = 0.7, least: int = 3
 ) -> Int[np.ndarray, " cells"]:
     """DBSCAN's cluster of each cell by its row of the affinity, -1 for noise."""
-    from sklearn.cluster import DBSCAN  # type: ignore[import-untyped]
+    from sklearn.cluster import DBSCAN
 
     if eps <= 0 or least < 1:
         raise BadUsage(f"clusters need eps above 0 and at least one cell: got eps {eps}, least {least}")
@@ -64,7 +64,7 @@ def segments(
     width: int,
 ) -> Int32[np.ndarray, "height width"]:
     """The cluster whose map is the largest at each pixel; -1 everywhere if all cells are noise."""
-    from scipy.ndimage import median_filter  # type: ignore[import-untyped]
+    from scipy.ndimage import median_filter
 
     if grid[0] * grid[1] != len(labels):
         raise BadInput(f"clusters must be of the grid's cells: {len(labels)} labels for {grid[0]}x{grid[1]} cells")

@@ -20,7 +20,7 @@ from os import cpu_count
 
 import numpy as np
 from jaxtyping import Float, Float32, UInt8
-from scipy.sparse import csr_array, diags_array  # type: ignore[import-untyped]
+from scipy.sparse import csr_array, diags_array
 
 from ovseg import geometry, images
 from ovseg.errors import BadUsage

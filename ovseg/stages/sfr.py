@@ -91,7 +91,7 @@ def _whole(
 
 def _smooth(feedback: Float32[np.ndarray, "cells cells"], std: float) -> Float32[np.ndarray, "cells cells"]:
     """A Gaussian along the second axis (zeros outside), then rows that sum to 1."""
-    from scipy.ndimage import convolve1d  # type: ignore[import-untyped]
+    from scipy.ndimage import convolve1d
 
     taps = min(len(feedback), int(TAPS_PER_STD * std + 1))
     taps += 1 - taps % 2  # odd

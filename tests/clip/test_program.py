@@ -19,6 +19,8 @@ from ovseg.errors import BadUsage, OvsegError
         (lambda: Term("qq", rounds=1), "rounds need unit rows"),
         (lambda: Term("kk", align="svd"), "it is for qk"),
         (lambda: Term("qk", align="polar6"), "align of a term"),
+        (lambda: Term("qk", align="svd", unit=True), "are one choice"),
+        (lambda: Term("kk", centre=True, unit=True), "are one choice"),
         (lambda: Term("kk", cut=True), "are for guide, block and feedback"),
         (lambda: Term("block"), "block needs one"),
         (lambda: Term("block", layer=13), "from 1 to 12"),

@@ -27,7 +27,7 @@ Kim et al. 2025 (arXiv:2411.17150), MICV-yonsei/CASS@228ecdd.
 import torch
 import torch.nn.functional as F
 from jaxtyping import Float
-from scipy.optimize import linear_sum_assignment  # type: ignore[import-untyped]
+from scipy.optimize import linear_sum_assignment
 from torch import Tensor
 
 from ovseg.clip.methods import LAST_BLOCKS

@@ -22,7 +22,7 @@ Zhang et al. 2025 (arXiv:2411.10086), zdk258/CorrCLIP@103bc18 (CorrCLIPv1).
 import torch
 import torch.nn.functional as F
 from jaxtyping import Bool, Float, Int
-from scipy.sparse.csgraph import connected_components  # type: ignore[import-untyped]
+from scipy.sparse.csgraph import connected_components
 from torch import Tensor
 
 from ovseg.clip.mend import likeness
