@@ -4,7 +4,6 @@ picture -> read -> dense -> propose -> encode regions = `Encoding`        (image
 names -> vocabulary -> score -> compose = `Segmentation`                  (asking: no image-side network)
 """
 
-import logging
 import threading
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
@@ -16,15 +15,15 @@ from jaxtyping import Float32, UInt8
 
 from ovseg import anomaly, encoders, extras, images, labels, proposals, runtime, weights
 from ovseg.clip import dense, load, pictures, text
-from ovseg.clip.guides import GUIDES, Guide, load_guide
+from ovseg.clip.guides import Guide, load_guide
 from ovseg.clip.load import Clip
 from ovseg.clip.methods import PICTURES, canonical, needs
 from ovseg.errors import BadInput, BadUsage, MissingWeights
+from ovseg.opening import best_here, needed_weights
 from ovseg.prompts import read_words
 from ovseg.recipe import PRESETS, Recipe, preset
 from ovseg.types import AnomalyMap, DenseFeatures, Regions, Segmentation, Vocabulary
 
-BEST_FIRST = ("large", "base", "mobile", "tiny")
 VOCABULARIES_KEPT = 64
 FIRST_LOOK = "maskclip-reduced"  # what proposers see where regions come before the method
 
@@ -329,31 +328,8 @@ class Pipeline:
         return f"Pipeline({self.recipe.name}: {self.clip.name} on {self.clip.device}, {self.recipe.method}, {who})"
 
 
-def needed_weights(recipe: Recipe) -> list[str]:
-    """Rows of the weights' manifest that a recipe needs, one for each network."""
-    from ovseg.clip.backbones import BACKBONES
-
-    row, guide = BACKBONES.get(recipe.model), GUIDES.get(recipe.guide)
-    needed = [row.weights[0]] if row else []
-    return needed + ([recipe.sam] if recipe.sam else []) + ([*guide.weights[:1]] if guide else [])
-
-
-def best_here(folder: str | Path | None = None) -> str:
-    """The best preset whose weights are on this machine; said aloud, since nobody named it."""
-    from ovseg.clip.backbones import BACKBONES
-
-    for name in BEST_FIRST:
-        recipe = PRESETS[name]
-        row = BACKBONES[recipe.model]
-        clip_here = any(weights.find(weight, folder) for weight in row.weights)
-        if clip_here and (not recipe.sam or weights.find(recipe.sam, folder)):
-            logging.getLogger("ovseg").info("no model was named: %s is the best preset whose weights are here", name)
-            return name
-    raise MissingWeights("no model is on this machine, not even the bundled one: install ovseg again")
-
-
 def _silent(stage: str, done: int, of: int) -> None:
     """Progress that nobody asked for."""
 
 
-__all__ = ["BEST_FIRST", "Encoding", "FIRST_LOOK", "Pipeline", "best_here", "needed_weights"]
+__all__ = ["Encoding", "FIRST_LOOK", "Pipeline"]

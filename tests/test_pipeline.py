@@ -15,8 +15,8 @@ from ovseg.clip.methods import PICTURES
 from ovseg.clip.plugins.cliptrase import affinity_map
 from ovseg.errors import BadInput, BadUsage, MissingDevice, MissingWeights, UnknownName
 from ovseg.extras import gives
-from ovseg.pipeline import Encoding, Pipeline, best_here, needed_weights
-from ovseg.recipe import PRESETS, Recipe
+from ovseg.pipeline import Encoding, Pipeline
+from ovseg.recipe import Recipe
 from ovseg.stages import STAGES, Scene, apply, cliptrase
 from ovseg.stages.cliper import cliper_maps
 from ovseg.stages.cliptrase import denoised
@@ -285,22 +285,6 @@ def test_a_preset_is_that_preset_or_an_error(monkeypatch: pytest.MonkeyPatch, tm
         Pipeline.open("tinny")
     with pytest.raises(MissingDevice):
         Pipeline.open("tiny", device="cuda:9")
-    assert needed_weights(PRESETS["base"]) == ["clip-vit-b16-openai", "sam-vit-b"]
-
-
-def test_best_preset_that_is_here_is_said_aloud(
-    monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
-) -> None:
-    here = {"tiny-clip", "clip-vit-b16-openai"}
-    monkeypatch.setattr(pipeline.weights, "find", lambda name, folder=None: Path("x") if name in here else None)
-    with caplog.at_level("INFO", logger="ovseg"):
-        assert best_here() == "tiny"  # base lacks its SAM
-        here.add("sam-vit-b")
-        assert best_here() == "base"
-    assert "base is the best preset whose weights are here" in caplog.text
-    here.clear()
-    with pytest.raises(MissingWeights):
-        best_here()
 
 
 def test_a_guided_method_runs_end_to_end_on_the_guides_grid() -> None:
@@ -336,9 +320,6 @@ def test_the_bundled_model_guides_itself_and_a_guide_that_is_not_here_names_its_
     monkeypatch.setenv("OVSEG_WEIGHTS", str(tmp_path))
     with pytest.raises(MissingWeights, match="ovseg weights pull dino-vit-b16"):
         Pipeline.open("tiny", method="proxyclip", guide="dino-b16", cache=None)
-    recipe = PRESETS["base"].replace(method="proxyclip", guide="dino-b8")
-    assert needed_weights(recipe) == ["clip-vit-b16-openai", "sam-vit-b", "dino-vit-b8"]
-    assert needed_weights(recipe.replace(guide="sam")) == ["clip-vit-b16-openai", "sam-vit-b"]
 
 
 WHOLE: dict[str, dict[str, Any]] = {

@@ -15,7 +15,8 @@ from safetensors.torch import save_file
 
 import tiny
 from ovseg import cli, weights
-from ovseg.pipeline import Pipeline, needed_weights
+from ovseg.opening import needed_weights
+from ovseg.pipeline import Pipeline
 from ovseg.recipe import PRESETS
 
 

@@ -186,7 +186,7 @@ def _capabilities(
 
 
 def _weights_of_preset(name: str) -> list[str]:
-    from ovseg.pipeline import needed_weights
+    from ovseg.opening import needed_weights
     from ovseg.recipe import PRESETS
 
     return needed_weights(PRESETS[name])

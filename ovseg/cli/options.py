@@ -152,7 +152,7 @@ def recipe_of(options: dict[str, Any]) -> tuple["Recipe | None", dict[str, float
     """The recipe that the options name (None: the best preset that is here), and thresholds of single names."""
     from ovseg.clip.backbones import BACKBONES
     from ovseg.errors import UnknownName
-    from ovseg.pipeline import best_here
+    from ovseg.opening import best_here
     from ovseg.recipe import PRESETS, Recipe
 
     model, file = options.pop("model"), options.pop("recipe_file")
