@@ -39,6 +39,7 @@ class Encoding:
     regions: Regions
     region_vectors: Float32[np.ndarray, "n dim"]
     image_side: str
+    embedding: Any = None  # what the SAM made of the picture, for proposers and clicks
 
     def __repr__(self) -> str:
         (height, width), (rows, cols) = self.image.shape[:2], self.features.grid
@@ -66,6 +67,7 @@ class Pipeline:
         guide: Guide | None = None,
     ) -> None:
         self.recipe, self.clip, self.sam, self.cache, self.guide = recipe, clip, sam, cache, guide
+        self.masks = _mask_model(sam)
         self._vocabularies: dict[Any, Vocabulary] = {}
         self._lock = threading.Lock()
 
@@ -149,7 +151,10 @@ class Pipeline:
             cache=self.cache / "graphs" if self.cache else None,
             progress=lambda done, of: told("encode", done, of),
         )
-        out = [self._with_regions(picture, one, told) for picture, one in zip(read, features, strict=True)]
+        out = [
+            self._with_regions(picture, one, self._embedded(picture), told)
+            for picture, one in zip(read, features, strict=True)
+        ]
         return out if many else out[0]
 
     def vocabulary(self, names: Any, *, templates: str | None = None, negatives: str | None = None) -> Vocabulary:
@@ -286,34 +291,47 @@ class Pipeline:
         """A method that may need regions before it can read: proposers then look at features of a plain method."""
         recipe = self.recipe
         required, reading = needs(recipe.method), recipe.reading
-        regions, parts = None, None
+        regions, parts, embedding = None, None, self._embedded(picture)
         if "parts" in required:
             (first,) = dense.encode(self.clip, [picture], replace(reading, method=FIRST_LOOK, options={}))
-            regions = self._propose(picture, first)
+            regions = self._propose(picture, first, embedding)
             parts = labels.own(regions, np.ones(len(regions), np.float32), "largest")
         sam = load_guide("sam", sam=self.sam) if "sam" in required else None
         told("encode", 0, 1)
         features = pictures.encode(self.clip, picture, reading, guide=self.guide, sam=sam, parts=parts)
         told("encode", 1, 1)
-        return self._with_regions(picture, features, told, regions)
+        return self._with_regions(picture, features, embedding, told, regions)
 
-    def _propose(self, picture: UInt8[np.ndarray, "height width 3"], features: DenseFeatures) -> Regions:
+    def _embedded(self, picture: UInt8[np.ndarray, "height width 3"]) -> Any:
+        """What the SAM makes of a picture; nothing where there is none, or where only a method looks through it."""
+        recipe = self.recipe
+        borrowed = recipe.guide == "sam" or "sam" in needs(recipe.method)
+        if self.masks is None or (borrowed and not proposals.proposer(recipe.proposer).needs_sam):
+            return None
+        return self.masks.encode(picture)
+
+    def _propose(
+        self, picture: UInt8[np.ndarray, "height width 3"], features: DenseFeatures, embedding: Any
+    ) -> Regions:
         row = self.recipe
-        return proposals.propose(row.proposer, picture, features, sam=self.sam, **row.proposer_options)
+        return proposals.propose(
+            row.proposer, picture, features, model=self.masks, embedding=embedding, **row.proposer_options
+        )
 
     def _with_regions(
         self,
         picture: UInt8[np.ndarray, "height width 3"],
         features: DenseFeatures,
+        embedding: Any,
         told: Progress,
         regions: Regions | None = None,
     ) -> Encoding:
         told("propose", 0, 1)
         recipe = self.recipe
-        regions = self._propose(picture, features) if regions is None else regions
+        regions = self._propose(picture, features, embedding) if regions is None else regions
         vectors = encoders.encode(recipe.encoder, self.clip, picture, features, regions, **recipe.encoder_options)
         told("propose", 1, 1)
-        return Encoding(picture, self._with_extras(picture, features), regions, vectors, recipe.image_side)
+        return Encoding(picture, self._with_extras(picture, features), regions, vectors, recipe.image_side, embedding)
 
     def _with_extras(self, picture: UInt8[np.ndarray, "height width 3"], features: DenseFeatures) -> DenseFeatures:
         """What the stages may look at besides: the method's own extras, and a guide that the method does not take."""
@@ -326,6 +344,15 @@ class Pipeline:
     def __repr__(self) -> str:
         who = runtime.describe(self.recipe.runtime, self.recipe.precision, self.clip.device)
         return f"Pipeline({self.recipe.name}: {self.clip.name} on {self.clip.device}, {self.recipe.method}, {who})"
+
+
+def _mask_model(sam: object | None) -> Any:
+    """The face of a SAM-type network that is open, or None where there is none."""
+    if sam is None:
+        return None
+    from ovseg.sam.model import MaskModel
+
+    return sam if isinstance(sam, MaskModel) else MaskModel(sam)
 
 
 def _silent(stage: str, done: int, of: int) -> None:

@@ -28,6 +28,14 @@ from ovseg.types import DenseFeatures, Regions
 NOTHING = 1e-6  # a quality that rounding alone can give to a node that dies where it is born
 
 
+@dataclass(frozen=True, eq=False)
+class Seen:
+    """What a segment-anything model has to do with a picture: the `sam.MaskModel`, and the picture's embedding."""
+
+    model: Any = None
+    embedding: Any = None
+
+
 @dataclass(frozen=True)
 class Proposer:
     """One way to propose regions: what it computes, the options it knows with their defaults, and what it needs.
@@ -35,7 +43,7 @@ class Proposer:
     `run` gets every option, merged with the defaults, and must leave the picture as it is.
     """
 
-    run: Callable[[UInt8[np.ndarray, "height width 3"], DenseFeatures, object | None, Mapping[str, Any]], Regions]
+    run: Callable[[UInt8[np.ndarray, "height width 3"], DenseFeatures, "Seen", Mapping[str, Any]], Regions]
     options: Mapping[str, Any] = field(default_factory=dict)
     needs_sam: bool = False
     source: str = ""
@@ -46,10 +54,14 @@ def propose(
     image: UInt8[np.ndarray, "height width 3"],
     features: DenseFeatures,
     *,
-    sam: object | None = None,
+    model: Any = None,
+    embedding: Any = None,
     **options: Any,
 ) -> Regions:
     """Regions of a picture by the proposer of that name; the picture is RGB and the one that `features` are of.
+
+    `model` is a `sam.MaskModel` (or a network with segment-anything's parts) for rows that need one, `embedding`
+    what it made of this picture, if that is at hand.
 
     >>> image = np.zeros((48, 80, 3), np.uint8)
     >>> features = DenseFeatures(np.ones((1, 6, 10), np.float32), np.ones(1, np.float32), 48, 80)
@@ -70,13 +82,13 @@ min_size, scale, sigma: got 'min_sise'. Did you mean 'min_size'?
             f"picture and features must match: the picture is {image.shape[0]}x{image.shape[1]}, the features are of "
             f"{features.height}x{features.width} (rows x cols). Swapped axes?"
         )
-    if row.needs_sam and sam is None:
+    if row.needs_sam and model is None:
         free = ", ".join(other for other, candidate in PROPOSERS.items() if not candidate.needs_sam)
         raise BadUsage(
             f"proposer {name} needs a SAM-type network: none was given; open a preset that has one (base, large), pass "
-            f"sam=ovseg.sam.load.load(PATH) in Python, or choose one that needs none ({free})"
+            f"model=ovseg.sam.load.load(PATH) in Python, or choose one that needs none ({free})"
         )
-    return row.run(image, features, sam, {**row.options, **options})
+    return row.run(image, features, Seen(model, embedding), {**row.options, **options})
 
 
 def proposer(name: str) -> Proposer:
@@ -90,7 +102,7 @@ def proposer(name: str) -> Proposer:
 def _none(
     image: UInt8[np.ndarray, "height width 3"],
     features: DenseFeatures,
-    sam: object | None,
+    seen: Seen,
     options: Mapping[str, Any],
 ) -> Regions:
     return Regions.empty(features.height, features.width)
@@ -99,7 +111,7 @@ def _none(
 def _felzenszwalb(
     image: UInt8[np.ndarray, "height width 3"],
     features: DenseFeatures,
-    sam: object | None,
+    seen: Seen,
     options: Mapping[str, Any],
 ) -> Regions:
     """The nodes of the merge tree that are neither specks nor everything, best `quality * sqrt(area)` first."""
@@ -126,33 +138,33 @@ def _felzenszwalb(
 def _sam(
     image: UInt8[np.ndarray, "height width 3"],
     features: DenseFeatures,
-    sam: object | None,
+    seen: Seen,
     options: Mapping[str, Any],
 ) -> Regions:
     """segment-anything's own records as regions, in its order; `quality` is the column named, clipped to [0, 1]."""
-    return _asked("sam", "exact", image, sam, options)
+    return _asked("sam", "exact", image, seen, options)
 
 
 def _sam_coarse(
     image: UInt8[np.ndarray, "height width 3"],
     features: DenseFeatures,
-    sam: object | None,
+    seen: Seen,
     options: Mapping[str, Any],
 ) -> Regions:
-    return _asked("sam-coarse", "coarse", image, sam, options)
+    return _asked("sam-coarse", "coarse", image, seen, options)
 
 
 def _sam_adaptive(
     image: UInt8[np.ndarray, "height width 3"],
     features: DenseFeatures,
-    sam: object | None,
+    seen: Seen,
     options: Mapping[str, Any],
 ) -> Regions:
-    return _asked("sam-adaptive", "adaptive", image, sam, options)
+    return _asked("sam-adaptive", "adaptive", image, seen, options)
 
 
 def _asked(
-    name: str, mode: str, image: UInt8[np.ndarray, "height width 3"], sam: object | None, options: Mapping[str, Any]
+    name: str, mode: str, image: UInt8[np.ndarray, "height width 3"], seen: Seen, options: Mapping[str, Any]
 ) -> Regions:
     from ovseg.sam.grid import QUALITIES, AutomaticMaskGenerator
 
@@ -160,7 +172,8 @@ def _asked(
     column = settings.pop("quality")
     if column not in QUALITIES:
         raise UnknownName.of(f"quality of proposer {name}", str(column), QUALITIES)
-    regions, _ = AutomaticMaskGenerator(sam, mode=mode, **settings).regions(image, column=column)
+    generator = AutomaticMaskGenerator(seen.model, mode=mode, **settings)
+    regions, _ = generator.regions(image, seen.embedding, column=column)
     return regions
 
 
@@ -284,6 +297,7 @@ __all__ = [
     "GRID",
     "PROPOSERS",
     "Proposer",
+    "Seen",
     "propose",
     "proposer",
 ]

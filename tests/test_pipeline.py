@@ -322,6 +322,20 @@ def test_the_bundled_model_guides_itself_and_a_guide_that_is_not_here_names_its_
         Pipeline.open("tiny", method="proxyclip", guide="dino-b16", cache=None)
 
 
+def test_a_sam_looks_at_a_picture_once_and_its_embedding_stays_in_the_encoding() -> None:
+    sam, seen = narrow_sam(), []
+    sam.image_encoder.register_forward_pre_hook(lambda _, given: seen.append(given[0].shape))
+    options = {"points_per_side": 4, "pred_iou_thresh": 0.0, "stability_score_thresh": 0.0, "box_nms_thresh": 1.0}
+    recipe = RECIPE.replace(sam="sam-vit-b", proposer="sam", proposer_options=options)
+    pipe = Pipeline(recipe, tiny.clip(), sam)
+    encoding = pipe.encode(WIDE)
+    assert len(seen) == 1 and len(encoding.regions) > 0
+    assert (encoding.embedding.height, encoding.embedding.width) == (48, 80)
+    alone = proposals.propose("sam", WIDE, encoding.features, model=sam, **options)
+    assert alone.rles == encoding.regions.rles
+    assert Pipeline(RECIPE, tiny.clip()).encode(WIDE).embedding is None
+
+
 WHOLE: dict[str, dict[str, Any]] = {
     "itaclip-views": {},
     "cass": {"guide": "self"},

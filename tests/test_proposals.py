@@ -43,7 +43,7 @@ def node_masks(tree: MergeTree) -> set[bytes]:
 @pytest.fixture(params=PROPOSERS)
 def row(request: pytest.FixtureRequest) -> tuple[str, dict[str, Any]]:
     name: str = request.param
-    return name, {"sam": narrow_sam() if PROPOSERS[name].needs_sam else None, **OPTIONS.get(name, {})}
+    return name, {"model": narrow_sam() if PROPOSERS[name].needs_sam else None, **OPTIONS.get(name, {})}
 
 
 class TestEveryProposer:
@@ -101,7 +101,7 @@ class TestSam:
         sam, image = narrow_sam(), rng.integers(0, 256, (48, 80, 3), np.uint8)
         options = {**ALL_MASKS, "crop_n_layers": 1, "min_mask_region_area": 5}
         theirs = SamAutomaticMaskGenerator(sam, points_per_batch=16, **options).generate(image)
-        ours = propose("sam", image, features_of(48, 80), sam=sam, **options)
+        ours = propose("sam", image, features_of(48, 80), model=sam, **options)
         assert len(theirs) > 3
         assert (np.stack([record["segmentation"] for record in theirs]) == ours.masks).all()
         assert np.array([r["predicted_iou"] for r in theirs], np.float32).clip(0, 1).tolist() == ours.quality.tolist()
@@ -110,10 +110,10 @@ class TestSam:
     def test_quality_can_be_the_stability(self, rng: Generator) -> None:
         sam, image = narrow_sam(), rng.integers(0, 256, (48, 80, 3), np.uint8)
         theirs = SamAutomaticMaskGenerator(sam, points_per_batch=16, **ALL_MASKS).generate(image)
-        ours = propose("sam", image, features_of(48, 80), sam=sam, quality="stability_score", **ALL_MASKS)
+        ours = propose("sam", image, features_of(48, 80), model=sam, quality="stability_score", **ALL_MASKS)
         assert np.array([record["stability_score"] for record in theirs], np.float32).tolist() == ours.quality.tolist()
         with pytest.raises(UnknownName, match="quality of proposer sam"):
-            propose("sam", image, features_of(48, 80), sam=sam, quality="beauty")
+            propose("sam", image, features_of(48, 80), model=sam, quality="beauty")
 
     def test_defaults_are_segment_anythings_but_for_the_batch(self) -> None:
         import inspect
@@ -134,7 +134,7 @@ class TestSam:
             generator = AutomaticMaskGenerator(sam, mode=name)
             assert {key: generator.options[key] for key in defaults} == {**defaults, "points_per_batch": 64}
             wanted, _ = AutomaticMaskGenerator(sam, mode=name, **ALL_MASKS).regions(image)
-            found = propose(f"sam-{name}", image, features_of(48, 80), sam=sam, **ALL_MASKS)
+            found = propose(f"sam-{name}", image, features_of(48, 80), model=sam, **ALL_MASKS)
             assert len(found) > 3 and found.rles == wanted.rles
 
 
