@@ -8,7 +8,7 @@ The network is segment-anything's own (Kirillov et al. 2023, arXiv:2304.02643; `
 it is walked is written out here, for many prompts of many pictures at once: same numbers, other order of the axes (a
 test holds them together). Low-resolution logits are kept in "cell order": the 16 sub-pixels of a patch lie together,
 as the two up-scalings make them, so that no picture is put together in training.
-The learning rate is a function of the wall clock: a run ends when it was told to and may be stopped and resumed.
+The learning rate is a function of the clock, which stands still while the run does: it may be stopped and resumed.
 """
 
 import argparse
@@ -40,6 +40,7 @@ from ovseg.sam.load import KINDS, PIXEL_MEAN, PIXEL_STD, build  # noqa: E402  (t
 SHAPE = KINDS["tiny"]
 SIDE, CELLS = SHAPE.side, SHAPE.side // SHAPE.patch
 LOW = 4 * CELLS  # side of the logits
+PAUSE = 3.0  # s: a step that took longer was stopped from outside, or compiled; the clock does not count it
 SHEETS_IN_SHARD = 256
 NO_LEAF = 255
 Prompt = tuple[Tensor, Tensor]  # points (B, K, T, 2) in px as x, y; labels (B, K, T): -1 none, 0 not, 1 in, 2 3 corners
@@ -429,8 +430,11 @@ class Muon:
                 parameter.mul_(1 - rate * self.decay).add_(move, alpha=-size)
 
 
-def prompts_of(points: Tensor, boxes: Tensor, many: bool) -> tuple[Tensor, Tensor, Tensor]:
-    """(points (B, 2M, T, 2), labels (B, 2M, T), weight of the first mask (B, 2M)): M of points, then M of boxes."""
+def prompts_of(points: Tensor, boxes: Tensor, many: bool, alone: float = 0.3) -> tuple[Tensor, Tensor, Tensor]:
+    """(points (B, 2M, T, 2), labels (B, 2M, T), weight of the first mask (B, 2M)): M of points, then M of boxes.
+
+    ``alone`` is that weight after a single point, which does not say which of several masks is meant.
+    """
     corners, place, sort = boxes.unflatten(-1, (2, 2)), points[..., :2], points[..., 2]
     two_three = torch.tensor([2.0, 3.0]).expand(*boxes.shape[:2], -1)
     none = torch.full_like(sort[..., :1], -1)
@@ -443,7 +447,7 @@ def prompts_of(points: Tensor, boxes: Tensor, many: bool) -> tuple[Tensor, Tenso
         what = torch.cat([torch.cat([sort[..., :1], none], 2), two_three], 1)
     single = torch.ones(what.shape[:2])
     if not many:
-        single[:, : boxes.shape[1]] = 0.3
+        single[:, : boxes.shape[1]] = alone
     return where, what, single
 
 
@@ -456,12 +460,12 @@ def corrected(where: Tensor, what: Tensor, logits: Tensor, target: Tensor, centr
 
 
 def losses(
-    sam: Any, batch: list[Tensor], dice: float, autocast: bool, parts: dict[str, Any]
+    sam: Any, batch: list[Tensor], dice: float, alone: float, autocast: bool, parts: dict[str, Any]
 ) -> tuple[Tensor, dict[str, float]]:
     """(the loss of a batch, IoUs reached); ``dice`` in 0..1 chooses one prompt, two, or one and a correction."""
     pixels, targets, points, boxes = batch
     many = 0.6 <= dice < 0.8
-    where, what, single = prompts_of(points, boxes, many)
+    where, what, single = prompts_of(points, boxes, many, alone)
     target = (targets.flatten(2).repeat(1, 2, 1) / 255).to(torch.bfloat16 if autocast else torch.float32)
     with torch.autocast("cpu", torch.bfloat16, enabled=autocast):
         image = parts["encode"](sam.image_encoder, pixels)
@@ -548,18 +552,17 @@ def train(args: argparse.Namespace) -> None:
     print(
         f"{sum(value.numel() for value in named.values()) / 1e6:.3f} M parameters, {len(hidden)} matrices", flush=True
     )
-    begun, before = time.time(), state["minutes"]
-    saved_at = told_at = begun
+    now = saved_at = told_at = time.time()
     told_seen, sums = state["seen"], []
     while True:
-        now = time.time()
-        state["minutes"] = before + (now - begun) / 60
+        now, before = time.time(), now
+        state["minutes"] += min(now - before, PAUSE) / 60
         done = min(1.0, state["minutes"] / args.minutes)
         rate = args.lr * min(1.0, (state["step"] + 1) / 100) * min(1.0, (1 - done) / args.fall) + 1e-6
         for group in adam.param_groups:
             group["lr"] = rate
         batch = next(loader)
-        loss, told = losses(sam, batch, rng.random(), args.bf16, parts)
+        loss, told = losses(sam, batch, rng.random(), 0.3 + 0.7 * done, args.bf16, parts)
         sam.zero_grad(set_to_none=False)
         loss.backward()
         norm = torch.nn.utils.clip_grad_norm_(list(named.values()), 1.0)
