@@ -12,12 +12,13 @@ from typing import Any
 
 import numpy as np
 import torch
-from jaxtyping import Float, Int, UInt8
+from jaxtyping import Float, Float32, Int, UInt8
+from PIL import Image
 from torch import Tensor
 
 from ovseg.errors import BadInput
 from ovseg.sam.decoder import Attend, Shared, Upscale, share
-from ovseg.sam.load import require_float32
+from ovseg.sam.networks import require_float32
 from ovseg.sam.stretch import Stretch, stretch
 
 # Prompts in one call of the decoder. More are no faster (the image tokens of four, 17 MB, stay in the heap), and a call
@@ -83,7 +84,10 @@ class MaskModel:
 
         height, width = image.shape[:2]
         own = image if getattr(self.sam, "image_format", "RGB") == "RGB" else image[..., ::-1]
-        pixels = ResizeLongestSide(self.side).apply_image(np.ascontiguousarray(own))
+        high, wide = ResizeLongestSide.get_preprocess_shape(height, width, self.side)
+        # segment-anything's own resize, but for very narrow pictures: they keep a pixel where it would leave none.
+        size = (max(1, wide), max(1, high))
+        pixels = np.array(Image.fromarray(np.ascontiguousarray(own)).resize(size, Image.Resampling.BILINEAR))
         with torch.inference_mode():
             tensor = torch.as_tensor(pixels, device=self.device).permute(2, 0, 1).contiguous()[None]
             features = self.sam.image_encoder(self.sam.preprocess(tensor))
@@ -149,6 +153,34 @@ class MaskModel:
             sparse: Tensor
             sparse, _ = self.sam.prompt_encoder(points=(place, label), boxes=None, masks=None)
         return sparse
+
+    def prompts(
+        self,
+        embedding: Embedding,
+        *,
+        boxes: Float[np.ndarray, "b 4"] | None = None,
+        points: Float[np.ndarray, "b m 2"] | None = None,
+        labels: Int[np.ndarray, "b m"] | None = None,
+        masks: Float32[np.ndarray, "b high wide"] | None = None,
+    ) -> tuple[Float[Tensor, "b tokens channels"], Float[Tensor, "b channels rows cols"] | None]:
+        """Tokens of prompts in pixels of the picture and, where they bring masks, the map of these for `shared`.
+
+        Boxes are XYXY, labels 1 (inside), 0 (outside) and -1 (no point), masks logits of `cells`.
+        """
+        dots = corners = maps = None
+        if points is not None and labels is not None:
+            place = torch.as_tensor(self.placed(points, embedding), device=self.device).float()
+            dots = (place, torch.as_tensor(labels.astype(np.int32), device=self.device))
+        if boxes is not None:
+            corners = torch.as_tensor(self.placed(boxes.reshape(-1, 2, 2), embedding), device=self.device).float()
+            corners = corners.reshape(-1, 4)
+        if masks is not None:
+            maps = torch.as_tensor(masks, device=self.device)[:, None]
+        with torch.inference_mode():
+            sparse: Tensor
+            dense: Tensor
+            sparse, dense = self.sam.prompt_encoder(points=dots, boxes=corners, masks=maps)
+        return sparse, dense if masks is not None else None
 
     def placed(self, coordinates: Float[np.ndarray, "... 2"], embedding: Embedding) -> Float[np.ndarray, "... 2"]:
         """Pixels (x, y) of the picture as pixels of the network's square."""
