@@ -7,13 +7,14 @@ answer, and one picture under two names does.
 import hashlib
 import threading
 from collections import OrderedDict
+from concurrent.futures import CancelledError, Future
 from pathlib import Path
 
 import numpy as np
 import torch
 from jaxtyping import UInt8
 
-from ovseg.errors import BadInput
+from ovseg.errors import BadInput, BadUsage
 from ovseg.sam.model import Embedding, MaskModel
 
 BUDGET = 512_000_000  # bytes
@@ -55,35 +56,48 @@ def load(path: str | Path, model: MaskModel) -> Embedding:
 class Embeddings:
     """Embeddings of pictures seen lately, at most `budget` bytes of them; the ones used longest ago go first.
 
-    A picture that two threads ask for at once is encoded once; other pictures do not wait for it.
+    A picture that several threads ask for at once is encoded once; other pictures do not wait for it. Room is made
+    before a network runs, for an embedding as large as the largest here. A budget of 0 keeps none.
     """
 
     def __init__(self, budget: int = BUDGET) -> None:
+        if budget < 0:
+            raise BadUsage(f"a budget is bytes, 0 or more: got {budget}")
         self.budget = budget
         self._lock = threading.Lock()
         self._kept: OrderedDict[str, Embedding] = OrderedDict()
-        self._busy: dict[str, threading.Lock] = {}
+        self._coming: dict[str, Future[Embedding]] = {}  # what a thread is making, for those that want it too
 
     def get(self, model: MaskModel, image: UInt8[np.ndarray, "height width 3"]) -> Embedding:
         """The embedding of an RGB picture by this network, from here or new."""
         key = key_of(model, image)
-        with self._lock:
-            own = self._busy.setdefault(key, threading.Lock())
-        with own:
+        while True:
             with self._lock:
                 if key in self._kept:
                     self._kept.move_to_end(key)
                     return self._kept[key]
+                coming = self._coming.get(key)
+                if coming is None:
+                    own: Future[Embedding] = Future()
+                    self._coming[key] = own
+                    self._make_room(max((one.nbytes for one in self._kept.values()), default=0))
+                    break
+            try:
+                return coming.result()
+            except CancelledError:  # the thread that made it failed, and has told its own caller why
+                continue
+        try:
             embedding = model.encode(image)
             with self._lock:
-                while self._kept and self.nbytes + embedding.nbytes > self.budget:
-                    gone, _ = self._kept.popitem(last=False)
-                    self._busy.pop(gone, None)
+                self._make_room(embedding.nbytes)
                 if embedding.nbytes <= self.budget:
                     self._kept[key] = embedding
-                else:
-                    self._busy.pop(key, None)
+            own.set_result(embedding)
             return embedding
+        finally:
+            with self._lock:
+                del self._coming[key]
+            own.cancel()  # without effect where it came
 
     @property
     def nbytes(self) -> int:
@@ -91,6 +105,10 @@ class Embeddings:
 
     def __len__(self) -> int:
         return len(self._kept)
+
+    def _make_room(self, nbytes: int) -> None:
+        while self._kept and self.nbytes + nbytes > self.budget:
+            self._kept.popitem(last=False)
 
 
 def key_of(model: MaskModel, image: UInt8[np.ndarray, "height width 3"]) -> str:

@@ -7,7 +7,8 @@ import numpy as np
 import pytest
 from numpy.random import Generator
 
-from ovseg.errors import BadInput
+from ovseg.errors import BadInput, BadUsage
+from ovseg.sam import cache
 from ovseg.sam.cache import Embeddings, key_of, load, save
 from ovseg.sam.grid import AutomaticMaskGenerator
 from ovseg.sam.model import Embedding, MaskModel
@@ -112,3 +113,82 @@ def test_an_embedding_over_the_budget_is_given_but_not_kept(rng: Generator) -> N
     model, kept = Counting(), Embeddings(SIZE - 1)
     assert kept.get(model, pictures(rng, 1)[0]).nbytes == SIZE
     assert len(kept) == 0
+
+
+def test_the_longest_unused_goes_before_the_network_runs(rng: Generator) -> None:
+    """So that a full cache and what is being made never stand side by side."""
+    kept = Embeddings(2 * SIZE)
+    room: list[int] = []
+
+    class Looking(MaskModel):
+        def encode(self, image: np.ndarray) -> Embedding:
+            room.append(kept.budget - kept.nbytes)
+            return super().encode(image)
+
+    model = Looking(narrow_sam())
+    for image in pictures(rng, 4):
+        kept.get(model, image)
+    assert room == [2 * SIZE, SIZE, SIZE, SIZE] and kept.nbytes == 2 * SIZE
+
+
+def test_a_failed_encode_is_told_and_leaves_nothing_behind(rng: Generator) -> None:
+    kept, (image,) = Embeddings(), pictures(rng, 1)
+
+    class Failing(Counting):
+        def encode(self, image: np.ndarray) -> Embedding:
+            embedding = super().encode(image)
+            if self.calls == 1:
+                raise MemoryError
+            return embedding
+
+    model = Failing()
+    model.digest  # noqa: B018  made once
+    gate, failures = threading.Barrier(3), []
+
+    def ask(_: int) -> Embedding | None:
+        gate.wait()
+        try:
+            return kept.get(model, image)
+        except MemoryError:
+            failures.append(1)
+            return None
+
+    with ThreadPoolExecutor(3) as pool:
+        found = list(pool.map(ask, range(3)))
+    assert len(failures) == 1 and model.calls == 2  # one of those who waited made it for the other
+    assert len({id(one) for one in found if one is not None}) == 1 and found.count(None) == 1
+    assert not kept._coming and len(kept) == 1
+
+
+def test_what_is_over_the_budget_is_made_once_for_all_who_ask_at_once(
+    rng: Generator, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    kept, (image,) = Embeddings(0), pictures(rng, 1)
+    arrived: list[str] = []
+
+    def counted(model: MaskModel, image: np.ndarray) -> str:
+        arrived.append(key_of(model, image))
+        return arrived[-1]
+
+    class Waiting(Counting):
+        def encode(self, image: np.ndarray) -> Embedding:
+            while len(arrived) < 4:
+                time.sleep(0.01)
+            time.sleep(0.2)
+            return super().encode(image)
+
+    model = Waiting()
+    monkeypatch.setattr(cache, "key_of", counted)
+    with ThreadPoolExecutor(4) as pool:
+        found = list(pool.map(lambda _: kept.get(model, image), range(4)))
+    assert len({id(one) for one in found}) == model.calls == 1
+    assert len(kept) == 0 and not kept._coming
+    with pytest.raises(BadUsage, match="0 or more: got -1"):
+        Embeddings(-1)
+
+
+def test_nothing_is_left_of_pictures_that_went(rng: Generator) -> None:
+    model, kept = MaskModel(narrow_sam()), Embeddings(SIZE)
+    for image in pictures(rng, 5):
+        kept.get(model, image)
+    assert len(kept) == 1 and not kept._coming
