@@ -200,10 +200,6 @@ class Recipe:
         return cls.from_dict(values)
 
 
-# 8 points a side: 16 times fewer decodes than segment-anything's own 32 (3,710 GFLOP a picture), and enough to name
-# regions (CorrCLIP, arXiv:2411.10086, loses 0.6 mIoU on average by it); not enough to count small things.
-COARSE = {"points_per_side": 8}
-
 PRESETS: Mapping[str, Recipe] = MappingProxyType(
     {
         "tiny": Recipe(
@@ -226,8 +222,7 @@ PRESETS: Mapping[str, Recipe] = MappingProxyType(
             model="ViT-B-16/openai",
             sam="sam-vit-b",
             method="naclip",
-            proposer="sam",
-            proposer_options=COARSE,
+            proposer="sam-coarse",
             threshold=0.2,
         ),
         "large": Recipe(
@@ -235,8 +230,7 @@ PRESETS: Mapping[str, Recipe] = MappingProxyType(
             model="ViT-L-14/openai",
             sam="sam-vit-h",
             method="naclip",
-            proposer="sam",
-            proposer_options=COARSE,
+            proposer="sam-coarse",
             threshold=0.2,
         ),
     }
@@ -250,4 +244,4 @@ def preset(name: str) -> Recipe:
     return PRESETS[name]
 
 
-__all__ = ["COARSE", "PRESETS", "PROBABILITIES", "Recipe", "UNCOVERED", "preset"]
+__all__ = ["PRESETS", "PROBABILITIES", "Recipe", "UNCOVERED", "preset"]
