@@ -1,51 +1,72 @@
 """Opening a Segment Anything checkpoint: the right network for the tensors in a file, every key matched, or a sentence.
 
-The network is segment-anything's own `Sam` (Kirillov et al. 2023, arXiv:2304.02643), so whatever takes one takes ours.
-Which sizes there are is data: `KINDS`.
+`load` gives segment-anything's own network. What is of another family is told by the tensors: `OTHERS`.
 """
 
+import re
 from collections.abc import Mapping
-from dataclasses import dataclass
-from functools import partial
 from pathlib import Path
 from types import MappingProxyType
-from typing import Any
 
 import torch
-from segment_anything.modeling import ImageEncoderViT, MaskDecoder, PromptEncoder, Sam, TwoWayTransformer
-from torch import Tensor, nn
+from segment_anything.modeling import Sam
+from torch import Tensor
 
 from ovseg.clip.load import pick_device
-from ovseg.errors import BadUsage, BadWeights, UnknownName
+from ovseg.errors import BadWeights, UnknownName
+from ovseg.sam import mobile
+from ovseg.sam.networks import KINDS, PIXEL_MEAN, PIXEL_STD, SamShape, build, kind_of
 from ovseg.weights import read_state
 
-PIXEL_MEAN = (123.675, 116.28, 103.53)  # of bytes, RGB: the same for all kinds
-PIXEL_STD = (58.395, 57.12, 57.375)
 SHOWN = 3  # keys that an error names, of each sort
 
+_PLACES = "prompt_encoder.pe_layer"
+# transformers' names of SAM 1 into segment-anything's, in this order.
+HUB_NAMES = tuple(
+    (re.compile(pattern), own)
+    for pattern, own in (
+        (r"^shared_image_embedding\.positional_embedding$", f"{_PLACES}.positional_encoding_gaussian_matrix"),
+        (r"^prompt_encoder\.point_embed\.", "prompt_encoder.point_embeddings."),
+        (r"^prompt_encoder\.mask_embed\.conv1\.", "prompt_encoder.mask_downscaling.0."),
+        (r"^prompt_encoder\.mask_embed\.layer_norm1\.", "prompt_encoder.mask_downscaling.1."),
+        (r"^prompt_encoder\.mask_embed\.conv2\.", "prompt_encoder.mask_downscaling.3."),
+        (r"^prompt_encoder\.mask_embed\.layer_norm2\.", "prompt_encoder.mask_downscaling.4."),
+        (r"^prompt_encoder\.mask_embed\.conv3\.", "prompt_encoder.mask_downscaling.6."),
+        (r"^mask_decoder\.upscale_conv1\.", "mask_decoder.output_upscaling.0."),
+        (r"^mask_decoder\.upscale_layer_norm\.", "mask_decoder.output_upscaling.1."),
+        (r"^mask_decoder\.upscale_conv2\.", "mask_decoder.output_upscaling.3."),
+        (r"^(mask_decoder\.(?:output_hypernetworks_mlps\.\d+|iou_prediction_head))\.layers\.0\.", r"\1.layers.1."),
+        (r"^(mask_decoder\..*)\.proj_in\.", r"\1.layers.0."),
+        (r"^(mask_decoder\..*)\.proj_out\.", r"\1.layers.2."),
+        (r"^(mask_decoder\.transformer\..*)layer_norm", r"\1norm"),
+        (r"^vision_encoder\.patch_embed\.projection\.", "image_encoder.patch_embed.proj."),
+        (r"^vision_encoder\.neck\.conv1\.", "image_encoder.neck.0."),
+        (r"^vision_encoder\.neck\.layer_norm1\.", "image_encoder.neck.1."),
+        (r"^vision_encoder\.neck\.conv2\.", "image_encoder.neck.2."),
+        (r"^vision_encoder\.neck\.layer_norm2\.", "image_encoder.neck.3."),
+        (r"^vision_encoder\.layers\.(\d+)\.layer_norm", r"image_encoder.blocks.\1.norm"),
+        (r"^vision_encoder\.layers\.", "image_encoder.blocks."),
+        (r"^vision_encoder\.", "image_encoder."),
+    )
+)
+HUB_MARK = "shared_image_embedding.positional_embedding"
+HUB_TIED = "prompt_encoder.shared_embedding.positional_embedding"  # the same numbers a second time
 
-@dataclass(frozen=True)
-class SamShape:
-    """The sizes that tell one SAM from another: encoder width, depth, heads; `channels` is the width of the decoder."""
-
-    width: int
-    depth: int
-    heads: int
-    global_blocks: tuple[int, ...]
-    side: int = 1024  # px
-    patch: int = 16  # px
-    window: int = 14  # patches
-    channels: int = 256
-    decoder_mlp: int = 2048
-    decoder_heads: int = 8
-
-
-KINDS: Mapping[str, SamShape] = MappingProxyType(
+# Networks that are no segment-anything, by a tensor that only they have: what they are, and what to do.
+OTHERS: Mapping[str, str] = MappingProxyType(
     {
-        "vit_b": SamShape(768, 12, 12, (2, 5, 8, 11)),
-        "vit_l": SamShape(1024, 24, 16, (5, 11, 17, 23)),
-        "vit_h": SamShape(1280, 32, 16, (7, 15, 23, 31)),
-        "tiny": SamShape(96, 6, 3, (2, 5), 256, window=8, channels=64, decoder_mlp=256, decoder_heads=4),  # ours
+        r"image_encoder\.features\.\d+\.token_mixer\.": "EdgeSAM, whose licence (S-Lab) forbids commercial use, so "
+        "ovseg does not run it; take mobile-sam, or give its masks through the proposer `files`",
+        r"pe\.": "OV-SAM, whose licence (S-Lab) forbids commercial use, so ovseg does not run it; take a SAM and "
+        "ovseg's own names, or give its masks through the proposer `files`",
+        r"(model\.)?model\.\d+\.(proto|cv\d|m\.\d|conv)\.": "FastSAM (a YOLO), whose file is under AGPL-3.0, so ovseg "
+        "does not run it; take mobile-sam, or give its masks through the proposer `files`",
+        r"mask_decoder\.(hf_token|hf_mlp|compress_vit_feat)\b": "HQ-SAM as its authors save it; give load_model the "
+        "folder of its form for transformers (syscv-community/sam-hq-vit-base)",
+        r"(sam_mask_decoder|image_encoder\.trunk)\.": "SAM 2 as Meta saves it; give load_model the folder of its form "
+        "for transformers (facebook/sam2.1-hiera-tiny)",
+        r"(detector|tracker)\.": "SAM 3 as Meta saves it; give load_model the folder of its form for transformers "
+        "(facebook/sam3)",
     }
 )
 
@@ -54,103 +75,71 @@ def load(path: str | Path, kind: str | None = None, *, device: str = "cpu", allo
     """The network of a checkpoint, in float32, on `device`, ready to run; `kind` is read off the tensors if not given.
 
     A file that lacks a tensor, has one too many or one of another shape is refused. Published SAM files are pickles:
-    those whose digest the manifest knows are opened (as data alone), others only with `allow_pickle`.
+    those whose digest the manifest knows are opened (as data alone), others only with `allow_pickle`. A folder in the
+    hub's form whose config.json says "sam" is opened as well; it holds the same network under other names.
     """
     place = pick_device(device)
     path = Path(path).expanduser()
-    state = read_state(path, allow_pickle=allow_pickle)
+    path = path / "model.safetensors" if path.is_dir() else path
+    _not_a_yolo(path)
+    state = _own_names(read_state(path, allow_pickle=allow_pickle))
     found = kind_of(state)
     wanted = found if kind is None else kind
-    if wanted is None:
-        raise BadWeights(
-            f"a SAM checkpoint ({', '.join(KINDS)}) is needed: {path} holds {len(state)} tensors of something else "
-            f"({_listed(list(state))})"
-        )
-    for name in (wanted, found):
-        if name == "vit_t":
-            raise BadWeights(
-                f"a SAM checkpoint ({', '.join(KINDS)}) is needed: {path} is MobileSAM's vit_t, which this version "
-                "cannot run yet; take vit_b"
-            )
-    if wanted not in KINDS:
+    if wanted is not None and wanted not in KINDS:
         raise UnknownName.of("kind of SAM", wanted, KINDS)
+    _known(state, path, nothing=wanted is None)
+    assert wanted is not None, "what is of no kind is refused above"
     if found is not None and found != wanted:
         raise BadWeights(f"SAM {wanted} is needed: {path} holds {found}; leave the kind out, or give another file")
     with torch.device("meta"):  # no time and memory for numbers that are overwritten
         sam = build(KINDS[wanted])
     _match(sam, state, f"SAM {wanted}", path)
-    sam.load_state_dict({key: value.float() for key, value in state.items()}, strict=True, assign=True)
+    own = sam.state_dict()  # counters of batch norms are whole numbers
+    sam.load_state_dict({key: value.to(own[key].dtype) for key, value in state.items()}, strict=True, assign=True)
     sam.pixel_mean = torch.tensor(PIXEL_MEAN).view(-1, 1, 1)  # not in the file
     sam.pixel_std = torch.tensor(PIXEL_STD).view(-1, 1, 1)
     return sam.requires_grad_(False).eval().to(place)
 
 
-def kind_of(state: Mapping[str, Tensor]) -> str | None:
-    """The row of `KINDS` whose encoder these tensors are of, "vit_t" for MobileSAM's, None where it is neither."""
-    if "image_encoder.patch_embed.seq.0.c.weight" in state:
-        return "vit_t"
-    positions = state.get("image_encoder.pos_embed")
-    if positions is None or positions.ndim != 4:
-        return None
-    depth = len({key.split(".")[2] for key in state if key.startswith("image_encoder.blocks.")})
-    for name, shape in KINDS.items():
-        cells = shape.side // shape.patch
-        if tuple(positions.shape) == (1, cells, cells, shape.width) and depth == shape.depth:
-            return name
-    return None
+def _own_names(state: Mapping[str, Tensor]) -> Mapping[str, Tensor]:
+    """The same tensors under segment-anything's names, if they are MobileSAM's or transformers' SAM 1."""
+    if mobile.MARK in state:
+        return mobile.renamed(state)
+    if HUB_MARK not in state or not any(key.startswith("vision_encoder.layers.") for key in state):
+        return state
+    out = {}
+    for key, value in state.items():
+        if key == HUB_TIED:
+            continue
+        for pattern, own in HUB_NAMES:
+            key = pattern.sub(own, key)
+        out[key] = value
+    return out
 
 
-def build(shape: SamShape) -> Sam:
-    """A `Sam` of this shape with fresh random weights."""
-    cells = shape.side // shape.patch
-    return Sam(
-        image_encoder=ImageEncoderViT(
-            img_size=shape.side,
-            patch_size=shape.patch,
-            embed_dim=shape.width,
-            depth=shape.depth,
-            num_heads=shape.heads,
-            mlp_ratio=4,
-            out_chans=shape.channels,
-            qkv_bias=True,
-            norm_layer=partial(nn.LayerNorm, eps=1e-6),
-            use_rel_pos=True,
-            window_size=shape.window,
-            global_attn_indexes=shape.global_blocks,
-        ),
-        prompt_encoder=PromptEncoder(
-            embed_dim=shape.channels,
-            image_embedding_size=(cells, cells),
-            input_image_size=(shape.side, shape.side),
-            mask_in_chans=16,
-        ),
-        mask_decoder=MaskDecoder(
-            transformer_dim=shape.channels,
-            transformer=TwoWayTransformer(
-                depth=2, embedding_dim=shape.channels, mlp_dim=shape.decoder_mlp, num_heads=shape.decoder_heads
-            ),
-            num_multimask_outputs=3,
-            iou_head_depth=3,
-            iou_head_hidden_dim=256,
-        ),
-        pixel_mean=list(PIXEL_MEAN),
-        pixel_std=list(PIXEL_STD),
-    )
+def _known(state: Mapping[str, Tensor], path: Path, *, nothing: bool) -> None:
+    """Nothing, or the sentence about a network of another family; `nothing` says that it has no kind of ours."""
+    for pattern, what in OTHERS.items():
+        if any(re.match(pattern, key) for key in state):
+            raise BadWeights(f"a SAM checkpoint ({', '.join(KINDS)}) is needed: {path} is {what}")
+    if nothing:
+        raise BadWeights(
+            f"a SAM checkpoint ({', '.join(KINDS)}) is needed: {path} holds {len(state)} tensors of something else "
+            f"({_listed(list(state))})"
+        )
 
 
-def require_float32(sam: Any) -> Any:
-    """The network itself, if it has SAM's parts and runs in float32; a sentence otherwise.
+def _not_a_yolo(path: Path) -> None:
+    """Nothing, or the sentence about FastSAM's pickle, which holds a whole program's objects and cannot be opened."""
+    import zipfile
 
-    Any network with segment-anything's parts will do (MobileSAM's has them). In float16 vit_h returns garbage masks
-    (segment-anything issue 540), and bfloat16 breaks on the way to numpy (issue 787).
-    """
-    parts = ("image_encoder", "prompt_encoder", "mask_decoder")
-    if not isinstance(sam, nn.Module) or not all(hasattr(sam, part) for part in parts):
-        raise BadUsage(f"a SAM-type network ({', '.join(parts)}) is needed: got {type(sam).__name__}")
-    kinds = sorted({str(value.dtype).removeprefix("torch.") for value in sam.parameters()} - {"float32"})
-    if kinds:
-        raise BadUsage(f"SAM needs float32: this network is in {', '.join(kinds)}; call .float() on it")
-    return sam
+    if not path.is_file() or not zipfile.is_zipfile(path):
+        return
+    with zipfile.ZipFile(path) as archive:
+        for member in archive.namelist():
+            if member.endswith("data.pkl") and b"ultralytics" in archive.read(member):
+                what = next(text for text in OTHERS.values() if text.startswith("FastSAM"))
+                raise BadWeights(f"a SAM checkpoint ({', '.join(KINDS)}) is needed: {path} is {what}")
 
 
 def _match(sam: Sam, state: Mapping[str, Tensor], what: str, path: Path) -> None:
@@ -179,13 +168,4 @@ def _listed(keys: list[str]) -> str:
     return ", ".join(keys[:SHOWN]) + (", ..." if len(keys) > SHOWN else "")
 
 
-__all__ = [
-    "KINDS",
-    "PIXEL_MEAN",
-    "PIXEL_STD",
-    "SamShape",
-    "build",
-    "kind_of",
-    "load",
-    "require_float32",
-]
+__all__ = ["HUB_NAMES", "KINDS", "OTHERS", "PIXEL_MEAN", "PIXEL_STD", "SamShape", "build", "kind_of", "load"]

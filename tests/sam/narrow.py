@@ -3,7 +3,7 @@
 import torch
 from segment_anything.modeling import Sam
 
-from ovseg.sam.load import SamShape, build
+from ovseg.sam.networks import SamShape, build
 
 NARROW = SamShape(
     width=24, depth=2, heads=2, global_blocks=(1,), side=256, window=8, channels=32, decoder_mlp=64, decoder_heads=4
