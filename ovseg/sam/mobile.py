@@ -8,6 +8,7 @@ resolution, so that the map is 64 x 64, and segment-anything's neck takes the pl
 
 import re
 from collections.abc import Mapping
+from typing import Any
 
 from jaxtyping import Float
 from segment_anything.modeling.common import LayerNorm2d
@@ -37,9 +38,11 @@ class TinyViTEncoder(nn.Module):
         super().__init__()
         self.img_size = img_size
         # The class itself: MobileSAM's package puts its own networks under timm's registered names.
-        network = TinyVit(embed_dims=WIDTHS, depths=DEPTHS, num_heads=HEADS, window_sizes=WINDOWS, drop_path_rate=0.0)
+        network: Any = TinyVit(
+            embed_dims=WIDTHS, depths=DEPTHS, num_heads=HEADS, window_sizes=WINDOWS, drop_path_rate=0.0
+        )
+        network.stages[-1].downsample.conv2.conv.stride = (1, 1)
         self.patch_embed, self.stages = network.patch_embed, network.stages
-        self.stages[-1].downsample.conv2.conv.stride = (1, 1)
         self.neck = nn.Sequential(
             nn.Conv2d(WIDTHS[-1], channels, 1, bias=False),
             LayerNorm2d(channels),

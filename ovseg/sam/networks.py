@@ -93,7 +93,7 @@ def build(shape: SamShape) -> Sam:
 
 
 def _vit(shape: SamShape) -> nn.Module:
-    return ImageEncoderViT(
+    encoder: nn.Module = ImageEncoderViT(
         img_size=shape.side,
         patch_size=shape.patch,
         embed_dim=shape.width,
@@ -107,6 +107,7 @@ def _vit(shape: SamShape) -> nn.Module:
         window_size=shape.window,
         global_attn_indexes=shape.global_blocks,
     )
+    return encoder
 
 
 def _tiny_vit(shape: SamShape) -> nn.Module:
