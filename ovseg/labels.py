@@ -143,6 +143,9 @@ OVERLAPS: Mapping[str, Policy] = MappingProxyType(
 )
 
 
+Propose = Callable[[Evidence], tuple[Regions, Float32[np.ndarray, "n dim"]]]  # regions and their vectors
+
+
 def compose(
     features: DenseFeatures,
     vocabulary: Vocabulary,
@@ -151,13 +154,15 @@ def compose(
     region_vectors: Float32[np.ndarray, "n dim"],
     recipe: Choices,
     picture: UInt8[np.ndarray, "height width 3"] | None = None,
+    propose: Propose | None = None,
     notes: Sequence[str] = (),
 ) -> Segmentation:
     """The answer to a vocabulary: regions where there are some, cells elsewhere (as `recipe.uncovered` says).
 
-    No network is asked. Without regions the dense map decides alone, and so it does where a stage lets labels vote:
-    regions are then no owners, but at most voters. Stages and refining look at the `picture`, stages at the features'
-    extras as well.
+    No network is asked here. Without regions the dense map decides alone, and so it does where a stage lets labels
+    vote: regions are then no owners, but at most voters. Stages and refining look at the `picture`, stages at the
+    features' extras as well. `propose` makes regions, in place of those given, of what the cells alone say to this
+    question after all stages.
     """
     if (regions.height, regions.width) != (features.height, features.width):
         raise BadInput(
@@ -166,11 +171,7 @@ def compose(
         )
     scale = float(recipe.scale)
     of_cells = cell_rows(features, vocabulary, scale)
-    parts, of_parts, quality = None, None, None
-    if len(regions):
-        of_parts, quality = region_rows(region_vectors, vocabulary, scale), regions.quality
-        slots = posterior(np.ascontiguousarray(of_parts.T), vocabulary.owner, len(vocabulary), recipe.probability)
-        parts = own(regions, slots[: len(vocabulary)].max(axis=0, initial=0), recipe.overlap)
+    parts, of_parts, quality = _claims(regions, region_vectors, vocabulary, recipe)
     if picture is None and (recipe.stages or recipe.refine != "none"):
         raise BadInput(
             f"stages and refine look at the picture: give it, or leave {recipe.stages!r} and {recipe.refine!r} out"
@@ -200,6 +201,9 @@ def compose(
         vote=segments,
         closing=recipe.closing,
     )
+    if propose is not None:
+        parts, of_parts, quality = _claims(*propose(evidence), vocabulary, recipe)
+        evidence = replace(evidence, parts=parts, part_rows=of_parts, part_quality=quality)
     told = (*vocabulary.notes, *notes)
     found = Segmentation.decide(vocabulary.names, evidence, recipe, told)
     if len(found.regions) or not len(vocabulary):
@@ -207,6 +211,20 @@ def compose(
     best = float(found.confidence.max())
     why = f"nothing was found: no name reaches more than {best:.2f} of 1 anywhere, and the threshold or a negative wins"
     return replace(found, notes=(*told, why))
+
+
+def _claims(
+    regions: Regions, vectors: Float32[np.ndarray, "n dim"], vocabulary: Vocabulary, recipe: Choices
+) -> tuple[
+    Int32[np.ndarray, "height width"] | None, Float32[np.ndarray, "n rows"] | None, Float32[np.ndarray, " n"] | None
+]:
+    """The region that owns each pixel, and the rows and qualities of all; nothing where there is no region."""
+    if not len(regions):
+        return None, None, None
+    rows = region_rows(vectors, vocabulary, float(recipe.scale))
+    slots = posterior(np.ascontiguousarray(rows.T), vocabulary.owner, len(vocabulary), recipe.probability)
+    parts = own(regions, slots[: len(vocabulary)].max(axis=0, initial=0), recipe.overlap)
+    return parts, rows, regions.quality
 
 
 def _ranked(regions: Regions, first: Shaped[np.ndarray, " n"], then: Shaped[np.ndarray, " n"]) -> list[int]:
@@ -228,6 +246,7 @@ __all__ = [
     "MOST_SHARED",
     "OVERLAPS",
     "Policy",
+    "Propose",
     "cell_rows",
     "compose",
     "own",

@@ -2,6 +2,8 @@
 
 picture -> read -> dense -> propose -> encode regions = `Encoding`        (image side: networks)
 names -> vocabulary -> score -> compose = `Segmentation`                  (asking: no image-side network)
+
+One proposer needs the names ("from-map"): its regions are made when they are asked, by the SAM's decoder alone.
 """
 
 import threading
@@ -19,6 +21,7 @@ from ovseg.clip.guides import Guide, load_guide
 from ovseg.clip.load import Clip
 from ovseg.clip.methods import PICTURES, canonical, needs
 from ovseg.errors import BadInput, BadUsage, MissingWeights
+from ovseg.evidence import Evidence
 from ovseg.opening import best_here, needed_weights
 from ovseg.prompts import read_words
 from ovseg.recipe import PRESETS, Recipe, preset
@@ -270,6 +273,11 @@ class Pipeline:
             )
         vocabulary = self.vocabulary(names, templates=changes.get("templates"), negatives=changes.get("negatives"))
         encoding = self._encoded(image, channel_order, progress)
+
+        def propose(coarse: Evidence) -> tuple[Regions, Float32[np.ndarray, "n dim"]]:
+            regions = self._propose(encoding.image, encoding.features, encoding.embedding, coarse)
+            return regions, self._vectors(encoding.image, encoding.features, regions)
+
         return labels.compose(
             encoding.features,
             vocabulary,
@@ -277,6 +285,7 @@ class Pipeline:
             region_vectors=encoding.region_vectors,
             recipe=recipe,
             picture=encoding.image,
+            propose=propose if proposals.proposer(recipe.proposer).needs_names else None,
         )
 
     def _encoded(self, image: Any, channel_order: str, progress: Progress | None) -> Encoding:
@@ -311,12 +320,24 @@ class Pipeline:
         return self.masks.encode(picture)
 
     def _propose(
-        self, picture: UInt8[np.ndarray, "height width 3"], features: DenseFeatures, embedding: Any
+        self,
+        picture: UInt8[np.ndarray, "height width 3"],
+        features: DenseFeatures,
+        embedding: Any,
+        coarse: Evidence | None = None,
     ) -> Regions:
+        """Regions by the recipe's proposer; none as long as it waits for names, whose `coarse` map it needs."""
         row = self.recipe
-        return proposals.propose(
-            row.proposer, picture, features, model=self.masks, embedding=embedding, **row.proposer_options
-        )
+        if coarse is None and proposals.proposer(row.proposer).needs_names:
+            return Regions.empty(features.height, features.width)
+        seen = {"model": self.masks, "embedding": embedding, "coarse": coarse}
+        return proposals.propose(row.proposer, picture, features, **seen, **row.proposer_options)
+
+    def _vectors(
+        self, picture: UInt8[np.ndarray, "height width 3"], features: DenseFeatures, regions: Regions
+    ) -> Float32[np.ndarray, "n dim"]:
+        recipe = self.recipe
+        return encoders.encode(recipe.encoder, self.clip, picture, features, regions, **recipe.encoder_options)
 
     def _with_regions(
         self,
@@ -329,7 +350,7 @@ class Pipeline:
         told("propose", 0, 1)
         recipe = self.recipe
         regions = self._propose(picture, features, embedding) if regions is None else regions
-        vectors = encoders.encode(recipe.encoder, self.clip, picture, features, regions, **recipe.encoder_options)
+        vectors = self._vectors(picture, features, regions)
         told("propose", 1, 1)
         return Encoding(picture, self._with_extras(picture, features), regions, vectors, recipe.image_side, embedding)
 

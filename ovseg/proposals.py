@@ -8,6 +8,10 @@ felzenszwalb  nested segments without any weights: Felzenszwalb and Huttenlocher
 sam           the masks of segment-anything's automatic mask generator (arXiv:2304.02643), exactly, sooner: `ovseg.sam`.
 sam-coarse    8 x 8 points and one mask each: enough for naming regions, not for counting objects.
 sam-adaptive  the points of `sam` without those that lie under what was found: other masks, fewer decodes.
+from-map      one mask for every part of the coarse map of the names asked (Trident: `sam.guided`), so regions are made
+              when names are asked. Trident takes the largest refined score of a pixel; here a mask is a region as any
+              other: its vector names it, `overlap` decides, and where no mask was accepted the coarse label stays.
+prompted      one mask for every prompt: boxes and points in pixels of this picture.
 
 What is kept of a proposal, which vector it gets and which pixels it owns is decided in `encoders` and `labels`.
 """
@@ -18,9 +22,10 @@ from types import MappingProxyType
 from typing import Any
 
 import numpy as np
-from jaxtyping import Bool, Int, Int32, UInt8
+from jaxtyping import Bool, Float, Int, Int32, UInt8
 
 from ovseg.errors import BadInput, BadUsage, UnknownName
+from ovseg.evidence import Evidence
 from ovseg.mergetree import MergeTree, merge_tree
 from ovseg.raster import Rle
 from ovseg.types import DenseFeatures, Regions
@@ -30,22 +35,29 @@ NOTHING = 1e-6  # a quality that rounding alone can give to a node that dies whe
 
 @dataclass(frozen=True, eq=False)
 class Seen:
-    """What a segment-anything model has to do with a picture: the `sam.MaskModel`, and the picture's embedding."""
+    """What a segment-anything model has to do with a picture: the `sam.MaskModel`, and the picture's embedding.
+
+    `coarse` is what the cells alone say to the names that are asked.
+    """
 
     model: Any = None
     embedding: Any = None
+    coarse: Evidence | None = None
 
 
 @dataclass(frozen=True)
 class Proposer:
     """One way to propose regions: what it computes, the options it knows with their defaults, and what it needs.
 
-    `run` gets every option, merged with the defaults, and must leave the picture as it is.
+    `run` gets every option, merged with the defaults, and must leave the picture as it is. With `needs_names` regions
+    belong to a question: they are made from its coarse map, when it is asked. `what` says in a line what comes out.
     """
 
     run: Callable[[UInt8[np.ndarray, "height width 3"], DenseFeatures, "Seen", Mapping[str, Any]], Regions]
     options: Mapping[str, Any] = field(default_factory=dict)
     needs_sam: bool = False
+    needs_names: bool = False
+    what: str = ""
     source: str = ""
 
 
@@ -56,12 +68,13 @@ def propose(
     *,
     model: Any = None,
     embedding: Any = None,
+    coarse: Evidence | None = None,
     **options: Any,
 ) -> Regions:
     """Regions of a picture by the proposer of that name; the picture is RGB and the one that `features` are of.
 
     `model` is a `sam.MaskModel` (or a network with segment-anything's parts) for rows that need one, `embedding`
-    what it made of this picture, if that is at hand.
+    what it made of this picture, if that is at hand. `coarse` is the evidence of the cells for the names asked.
 
     >>> image = np.zeros((48, 80, 3), np.uint8)
     >>> features = DenseFeatures(np.ones((1, 6, 10), np.float32), np.ones(1, np.float32), 48, 80)
@@ -88,7 +101,12 @@ min_size, scale, sigma: got 'min_sise'. Did you mean 'min_size'?
             f"proposer {name} needs a SAM-type network: none was given; open a preset that has one (base, large), pass "
             f"model=ovseg.sam.load.load(PATH) in Python, or choose one that needs none ({free})"
         )
-    return row.run(image, features, Seen(model, embedding), {**row.options, **options})
+    if row.needs_names and coarse is None:
+        raise BadUsage(
+            f"proposer {name} reads the coarse map of the names that are asked: none was given; ask a pipeline "
+            "(Pipeline.segment), which makes regions then"
+        )
+    return row.run(image, features, Seen(model, embedding, coarse), {**row.options, **options})
 
 
 def proposer(name: str) -> Proposer:
@@ -177,6 +195,68 @@ def _asked(
     return regions
 
 
+def _from_map(
+    image: UInt8[np.ndarray, "height width 3"],
+    features: DenseFeatures,
+    seen: Seen,
+    options: Mapping[str, Any],
+) -> Regions:
+    from ovseg.sam.guided import Coarse, refine
+
+    assert seen.coarse is not None, "a row that needs names gets their coarse map"
+    model, embedding = _embedded(image, seen)
+    return refine(model, embedding, Coarse.of_evidence(seen.coarse), **options).regions
+
+
+def _prompted(
+    image: UInt8[np.ndarray, "height width 3"],
+    features: DenseFeatures,
+    seen: Seen,
+    options: Mapping[str, Any],
+) -> Regions:
+    """One mask a prompt, in their order; all prompts go to the decoder together."""
+    from ovseg.sam.prompted import prompted
+
+    boxes, points, labels = options["boxes"], options["points"], options["labels"]
+    if not len(boxes) and not len(points):
+        raise BadUsage(
+            "proposer prompted needs boxes [[left, top, right, bottom], ...] or points [[[x, y], ...], ...] of this "
+            "picture, in pixels: none came; give them as proposer_options"
+        )
+    asked: dict[str, Any] = {}
+    if len(boxes):
+        asked["boxes"] = _numbers("boxes", boxes, 2)
+    if len(points):
+        asked["points"] = _numbers("points", points, 3)
+        asked["labels"] = np.ones(asked["points"].shape[:2], np.int64)
+    if len(labels):
+        asked["labels"] = _numbers("labels", labels, 2).astype(np.int64)
+    model, embedding = _embedded(image, seen)
+    return prompted(model, embedding, **asked).regions
+
+
+def _numbers(what: str, given: Any, axes: int) -> Float[np.ndarray, "..."]:
+    """Lists of numbers as an array of so many axes."""
+    try:
+        array = np.asarray(given, float)
+    except (TypeError, ValueError):
+        array = np.zeros(0)
+    if array.ndim != axes or (what != "labels" and array.shape[-1] != (4 if what == "boxes" else 2)):
+        shape = {"boxes": "[[left, top, right, bottom], ...]", "points": "[[[x, y], ...], ...]", "labels": "[[1], ...]"}
+        raise BadUsage(f"{what} of proposer prompted are {shape[what]}, an entry a prompt: got {given!r}")
+    return array
+
+
+def _embedded(image: UInt8[np.ndarray, "height width 3"], seen: Seen) -> tuple[Any, Any]:
+    """The face of the network, and what it makes of the picture."""
+    from torch.nn import Module
+
+    from ovseg.sam.model import MaskModel
+
+    model: Any = MaskModel(seen.model) if isinstance(seen.model, Module) else seen.model
+    return model, model.encode(image) if seen.embedding is None else seen.embedding
+
+
 # segment-anything's own, but for the batch
 GRID: Mapping[str, Any] = MappingProxyType(
     {
@@ -197,7 +277,7 @@ GRID: Mapping[str, Any] = MappingProxyType(
 
 PROPOSERS: Mapping[str, Proposer] = MappingProxyType(
     {
-        "none": Proposer(_none),
+        "none": Proposer(_none, what="no region: the dense map decides"),
         "felzenszwalb": Proposer(
             _felzenszwalb,
             {
@@ -209,25 +289,49 @@ PROPOSERS: Mapping[str, Proposer] = MappingProxyType(
                 "max_area": 0.95,
                 "keep": 100,
             },
+            what="nested segments, no weights needed",
             source="skimage.segmentation.felzenszwalb; the tree is ours",
         ),
         "sam": Proposer(
             _sam,
             GRID,
             needs_sam=True,
+            what="segment-anything's own masks, 32 x 32 points",
             source="facebookresearch/segment-anything@dca509f; all defaults are its own, but for the batch",
         ),
         "sam-coarse": Proposer(
             _sam_coarse,
             {**GRID, "points_per_side": 8, "pred_iou_thresh": 0.4, "stability_score_thresh": 0.4},
             needs_sam=True,
+            what="8 x 8 points, a mask each",
             source="CorrCLIP (arXiv:2411.10086), its table on the number of points",
         ),
         "sam-adaptive": Proposer(
             _sam_adaptive,
             {**GRID, "recall": "objects"},
             needs_sam=True,
+            what="32 x 32 points less those explained",
             source="ours, after a note in Curt-Park/segment-anything-with-clip@c6ae7c4",
+        ),
+        "from-map": Proposer(
+            _from_map,
+            {
+                "coarse_thresh": 0.10,  # of the posterior; 0.05 to 0.25 in its configurations
+                "min_part_px": 225,  # at half the picture's resolution
+                "mask_factor": 0.005,
+                "min_iou": 0.9,  # predicted; 0.8 in its configurations
+            },
+            needs_sam=True,
+            needs_names=True,
+            what="a mask a part of the names' map",
+            source="YuHengsss/Trident@a93b346 (ICCV 2025)",
+        ),
+        "prompted": Proposer(
+            _prompted,
+            {"boxes": (), "points": (), "labels": ()},
+            needs_sam=True,
+            what="a mask a box or point you give",
+            source="SamPredictor of facebookresearch/segment-anything@dca509f",
         ),
     }
 )

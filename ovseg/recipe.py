@@ -114,10 +114,14 @@ class Recipe:
             )
         if "sam" in needs(self.method) and not self.sam:
             raise BadUsage(f"method {self.method} mixes cells as a SAM attends: name one, for instance sam=sam-vit-b")
-        if "parts" in needs(self.method) and self.proposer == "none":
-            able = [name for name in proposals.PROPOSERS if name != "none"]
+        row = proposals.proposer(self.proposer)
+        if row.needs_sam and not self.sam:
+            raise BadUsage(f"proposer {self.proposer} asks a SAM for masks: name one, for instance sam=sam-vit-b")
+        if "parts" in needs(self.method) and (self.proposer == "none" or row.needs_names):
+            able = [name for name, other in proposals.PROPOSERS.items() if name != "none" and not other.needs_names]
             raise BadUsage(
-                f"method {self.method} lets cells look at their own region: name a proposer ({', '.join(able)})"
+                f"method {self.method} lets cells look at their own region: name a proposer ({', '.join(able)}), "
+                f"got {self.proposer!r}"
             )
         if known == "sam" and not self.sam:
             raise BadUsage("guide sam is the recipe's own SAM: name one too, for instance sam=sam-vit-b")
@@ -136,6 +140,11 @@ class Recipe:
                 raise BadUsage(f"stage {name} needs the cells' labels everywhere: uncovered must be dense")
             if row.needs_proposals and self.proposer == "none":
                 raise BadUsage(f"stage {name} lets proposals vote: name a proposer, since 'none' makes none")
+            if row.needs_proposals and proposals.proposer(self.proposer).needs_names:
+                raise BadUsage(
+                    f"stage {name} needs regions before labels: proposer {self.proposer} makes them of the labels; "
+                    "name another"
+                )
             if row.votes and not row.needs_proposals and self.proposer != "none":
                 raise BadUsage(f"stage {name} makes segments of its own: proposer must be none, got {self.proposer!r}")
 

@@ -8,6 +8,8 @@ from numpy.random import Generator
 
 from ovseg import stages
 from ovseg.errors import BadInput, UnknownName
+from ovseg.evidence import Evidence
+from ovseg.head import pixels
 from ovseg.labels import OVERLAPS, cell_rows, compose, own, region_rows, stitch
 from ovseg.raster import posterior
 from ovseg.recipe import Recipe
@@ -355,3 +357,28 @@ def test_answer_without_any_region_says_how_near_the_best_name_came() -> None:
     )
     assert len(easier.regions) == 0  # the negative still wins, and the note says by how much
     assert "0.48 of 1" in easier.notes[-1] or "0.49 of 1" in easier.notes[-1]
+
+
+def test_regions_proposed_from_the_cells_are_as_good_as_regions_given(rng: Generator) -> None:
+    features, vocabulary = random_features(rng), random_vocabulary(rng)
+    regions = Regions.from_masks(random_masks(rng, 3), np.array([0.9, 0.5, 0.7]))
+    vectors = unit(rng.normal(size=(3, 32)))
+    given = compose(features, vocabulary, regions=regions, region_vectors=vectors, recipe=Asked())
+    none, empty = Regions.empty(48, 80), np.zeros((0, 32), np.float32)
+    alone = compose(features, vocabulary, regions=none, region_vectors=empty, recipe=Asked())
+    seen = []
+
+    def propose(coarse: Evidence) -> tuple[Regions, np.ndarray]:
+        seen.append(coarse)
+        return regions, vectors
+
+    made = compose(features, vocabulary, regions=none, region_vectors=empty, recipe=Asked(), propose=propose)
+    assert (made.labels == given.labels).all() and (given.labels != alone.labels).any()
+    assert made.evidence is not None and (made.evidence.part_quality == regions.quality).all()
+    assert (made.with_threshold(0.6).labels == given.with_threshold(0.6).labels).all()
+    (coarse,) = seen
+    assert coarse.parts is None and (pixels(coarse)[0] == alone.labels).all()
+    nothing = compose(
+        features, vocabulary, regions=none, region_vectors=empty, recipe=Asked(), propose=lambda _: (none, empty)
+    )
+    assert (nothing.labels == alone.labels).all() and nothing.evidence is not None and nothing.evidence.parts is None

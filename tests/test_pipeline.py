@@ -393,3 +393,58 @@ def test_the_bundled_model_is_read_by_whole_pictures() -> None:
         recipe = RECIPE.replace(method="trident", **WHOLE["trident"])
         clip = tiny.clip()
         Pipeline(recipe, clip, guide=load_guide("self", clip=clip)).encode(WIDE)
+
+
+ALL_PARTS = {"min_part_px": 4, "min_iou": -9}  # a random SAM is sure of nothing
+
+
+def from_map(**changes: Any) -> Pipeline:
+    changes = {"proposer_options": ALL_PARTS, **changes}
+    return Pipeline(RECIPE.replace(proposer="from-map", sam="sam-vit-b", **changes), tiny.clip(), narrow_sam())
+
+
+def test_regions_from_the_map_are_made_when_names_are_asked(monkeypatch: pytest.MonkeyPatch) -> None:
+    pipe, plain = from_map(), Pipeline(RECIPE, tiny.clip())
+    encoding = pipe.encode(WIDE)
+    assert len(encoding.regions) == 0 and encoding.region_vectors.shape == (0, pipe.clip.dim)
+    monkeypatch.setattr(pipe.masks.sam.image_encoder, "forward", None)  # a picture is looked at once
+    answers = {}
+    for names in (["cat", "dog"], ["car"], ["cat", "dog", "balloon"]):
+        found = pipe.segment(encoding, names)
+        answers[found.names] = found
+        assert found.evidence is not None and found.evidence.parts is not None and (found.evidence.parts >= 0).any()
+        assert found.labels.tobytes() == pipe.segment(encoding, names).labels.tobytes()
+        coarse = plain.segment(WIDE, names)
+        outside = found.evidence.parts < 0
+        assert (found.labels == coarse.labels)[outside].all()
+        again = found.with_threshold(0.4)
+        assert again.labels.tobytes() == pipe.segment(encoding, names, threshold=0.4).labels.tobytes()
+    assert (answers["cat", "dog"].evidence.parts != answers["car",].evidence.parts).any()
+
+
+def test_regions_from_the_map_take_part_as_all_regions_do() -> None:
+    for changes in ({"encoder": "crop"}, {"overlap": "largest", "refine": "pamr"}, {"stages": ["tlp"]}):
+        pipe = from_map(**changes)
+        found = pipe.segment(TALL, ["cat", "dog"])
+        assert found.labels.shape == TALL.shape[:2]
+        assert found.evidence is not None and len(found.evidence.part_rows) > 0
+    nobody = from_map(proposer_options={**ALL_PARTS, "min_iou": 99}).segment(TALL, ["cat", "dog"])
+    assert (nobody.labels == Pipeline(RECIPE, tiny.clip()).segment(TALL, ["cat", "dog"]).labels).all()
+
+
+def test_regions_from_the_map_are_read_off_the_scores_that_decide() -> None:
+    """Stages and refining come first, and so do the negatives; a threshold has no say."""
+    seen = []
+    pipe = from_map(stages=["tlp"], refine="pamr")
+    propose = pipe._propose
+
+    def spy(*given: Any) -> Any:
+        seen.extend(given[3:])
+        return propose(*given)
+
+    pipe._propose = spy  # type: ignore[method-assign]
+    encoding = pipe.encode(WIDE)
+    found, strict = (pipe.segment(encoding, ["cat", "dog"], threshold=cut) for cut in (0.0, 0.9))
+    assert found.evidence is not None and strict.evidence is not None
+    assert seen[0].refine == "pamr" and (seen[0].rows == found.evidence.rows).all() and (seen[0].owner < 0).any()
+    assert (found.evidence.parts == strict.evidence.parts).all()

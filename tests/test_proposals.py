@@ -1,3 +1,6 @@
+import json
+from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
 from typing import Any
 
 import cv2
@@ -9,10 +12,15 @@ from segment_anything import SamAutomaticMaskGenerator
 
 from ovseg import proposals
 from ovseg.errors import BadInput, BadUsage, UnknownName
+from ovseg.evidence import Evidence
 from ovseg.mergetree import MergeTree, merge_tree
 from ovseg.proposals import PROPOSERS, propose, proposer
 from ovseg.raster import decode_rle
-from ovseg.types import Regions
+from ovseg.recipe import Recipe
+from ovseg.sam.guided import Coarse, refine
+from ovseg.sam.model import MaskModel
+from ovseg.sam.prompted import prompted
+from ovseg.types import DenseFeatures, Regions
 from tests.sam.narrow import narrow_sam
 from tests.scenes import features_of, random_features, tiles
 
@@ -28,6 +36,7 @@ OPTIONS: dict[str, dict[str, Any]] = {  # rows that need their own
     "sam": ALL_MASKS,
     "sam-coarse": ALL_MASKS,
     "sam-adaptive": {**ALL_MASKS, "points_per_side": 8},
+    "from-map": {"min_iou": -9, "min_part_px": 1},
 }
 
 
@@ -40,19 +49,41 @@ def node_masks(tree: MergeTree) -> set[bytes]:
     return {tree.mask(node).tobytes() for node in range(len(tree.area))}
 
 
+Ask = Callable[..., Regions]
+
+
 @pytest.fixture(params=PROPOSERS)
-def row(request: pytest.FixtureRequest) -> tuple[str, dict[str, Any]]:
+def row(request: pytest.FixtureRequest) -> tuple[str, Ask]:
+    """A row's name, and `propose` with what it needs: a network, a question, prompts of this picture."""
     name: str = request.param
-    return name, {"model": narrow_sam() if PROPOSERS[name].needs_sam else None, **OPTIONS.get(name, {})}
+    model = MaskModel(narrow_sam()) if PROPOSERS[name].needs_sam else None
+
+    def ask(image: np.ndarray, features: DenseFeatures, **options: Any) -> Regions:
+        needed: dict[str, Any] = {**OPTIONS.get(name, {}), "model": model}
+        if name == "prompted":
+            high, wide = image.shape[:2]
+            needed["boxes"] = [[0, 0, wide, high], [0, 0, max(1, wide // 2), max(1, high // 3)]]
+        if PROPOSERS[name].needs_names:
+            needed["coarse"] = question(*image.shape[:2])
+        return propose(name, image, features, **{**needed, **options})
+
+    return name, ask
+
+
+def question(height: int, width: int) -> Evidence:
+    """Two names that share a picture with a negative in its middle, as the cells would say."""
+    rows = np.zeros((3, 6, 10), np.float32)
+    rows[0, :, :4], rows[1, :, 6:], rows[2, :, 4:6] = 9, 9, 9
+    return Evidence(height, width, np.array([0, 1, -1]), rows, np.zeros(2, np.float32))
 
 
 class TestEveryProposer:
     def test_is_deterministic_inside_the_frame_and_never_empty(self, row: Any, rng: Generator) -> None:
-        name, options = row
+        name, ask = row
         image, features = rng.integers(0, 256, (48, 80, 3), np.uint8), random_features(rng)
         image[:24] = image[0, 0]
         image.setflags(write=False)
-        one, two = (propose(name, image, features, **options) for _ in range(2))
+        one, two = (ask(image, features) for _ in range(2))
         assert (one.height, one.width) == (48, 80)
         assert (one.area > 0).all()
         assert ((one.quality >= 0) & (one.quality <= 1)).all()
@@ -60,33 +91,56 @@ class TestEveryProposer:
         if name != "none":
             assert len(one) > 1
 
+    def test_gives_several_threads_what_it_gives_one(self, row: Any, rng: Generator) -> None:
+        _, ask = row
+        pictures = [(rng.integers(0, 256, (48, 80, 3), np.uint8), random_features(rng)) for _ in range(2)]
+        alone = [ask(*one).rles for one in pictures]
+        with ThreadPoolExecutor(2) as pool:
+            together = [future.result().rles for future in [pool.submit(ask, *pictures[i % 2]) for i in range(6)]]
+        assert together == alone * 3
+
+    def test_options_go_to_json_and_back(self, row: Any) -> None:
+        name, _ = row
+        options = json.loads(json.dumps(dict(PROPOSERS[name].options)))
+        recipe = Recipe(sam="sam-vit-b", proposer=name, proposer_options=options)
+        assert Recipe.from_json(recipe.to_json()).proposer_options == options
+        for option in options:
+            assert option in Recipe.from_json(recipe.to_json()).image_side
+
+    def test_says_in_a_line_what_comes_out(self, row: Any) -> None:
+        name, _ = row
+        assert 5 < len(PROPOSERS[name].what) <= 60 and "\n" not in PROPOSERS[name].what
+
     def test_leaves_a_blank_picture_with_none_or_one(self, row: Any) -> None:
-        name, options = row
-        options = {**options, "box_nms_thresh": 0.7} if PROPOSERS[name].needs_sam else options
-        assert len(propose(name, np.full((48, 80, 3), 90, np.uint8), features_of(48, 80), **options)) <= 1
+        name, ask = row
+        if name == "prompted" or PROPOSERS[name].needs_names:
+            return  # they answer to prompts and questions, of which a blank picture has as many
+        options = {"box_nms_thresh": 0.7} if PROPOSERS[name].needs_sam else {}
+        assert len(ask(np.full((48, 80, 3), 90, np.uint8), features_of(48, 80), **options)) <= 1
 
     @pytest.mark.parametrize("size", [(1, 1), (1, 9), (9, 1), (16, 3)])
     def test_takes_the_smallest_pictures(self, row: Any, size: tuple[int, int]) -> None:
-        name, options = row
-        regions = propose(name, np.zeros((*size, 3), np.uint8), features_of(*size), **options)
+        _, ask = row
+        regions = ask(np.zeros((*size, 3), np.uint8), features_of(*size))
         assert (regions.height, regions.width) == size
 
     def test_knows_its_options(self, row: Any) -> None:
-        name, options = row
+        name, ask = row
         with pytest.raises(UnknownName, match=f"option of proposer {name}"):
-            propose(name, np.zeros((48, 80, 3), np.uint8), features_of(48, 80), **options, nonsense=1)
+            ask(np.zeros((48, 80, 3), np.uint8), features_of(48, 80), nonsense=1)
 
     def test_refuses_features_of_another_picture(self, row: Any) -> None:
-        name, options = row
+        _, ask = row
         with pytest.raises(BadInput, match="48x80, the features are of 80x48"):
-            propose(name, np.zeros((48, 80, 3), np.uint8), features_of(80, 48), **options)
+            ask(np.zeros((48, 80, 3), np.uint8), features_of(80, 48))
 
 
 def test_names_are_found_whatever_their_case_and_unknown_ones_list_the_known() -> None:
     assert proposer("Felzenszwalb") is PROPOSERS["felzenszwalb"]
     with pytest.raises(
         UnknownName,
-        match="felzenszwalb, none, sam, sam-adaptive, sam-coarse: got 'felzenswalb'. Did you mean 'felzenszwalb'",
+        match="felzenszwalb, from-map, none, prompted, sam, sam-adaptive, sam-coarse: got 'felzenswalb'. "
+        "Did you mean 'felzenszwalb'",
     ):
         proposer("felzenswalb")
 
@@ -136,6 +190,67 @@ class TestSam:
             wanted, _ = AutomaticMaskGenerator(sam, mode=name, **ALL_MASKS).regions(image)
             found = propose(f"sam-{name}", image, features_of(48, 80), model=sam, **ALL_MASKS)
             assert len(found) > 3 and found.rles == wanted.rles
+
+
+class TestFromMap:
+    def test_gives_the_accepted_masks_of_the_guided_refinement(self, rng: Generator) -> None:
+        model, image = MaskModel(narrow_sam()), rng.integers(0, 256, (48, 80, 3), np.uint8)
+        coarse, embedding = question(48, 80), model.encode(image)
+        scores = coarse.dense(slice(0, 48))
+        every = refine(model, embedding, scores, min_part_px=30, min_iou=-9)
+        cut = float(np.sort(every.quality)[-2])
+        wanted = refine(model, embedding, Coarse.of(scores, 48, 80, 2), min_part_px=30, min_iou=cut)
+        found = propose("from-map", image, features_of(48, 80), model=model, coarse=coarse, min_part_px=30, min_iou=cut)
+        assert 0 < len(found) < 3 and found.rles == wanted.regions.rles
+        given = propose(
+            "from-map", image, features_of(48, 80), model=model, embedding=embedding, coarse=coarse, min_part_px=30,
+            min_iou=cut,
+        )  # fmt: skip
+        assert given.rles == found.rles and given.quality.tolist() == found.quality.tolist()
+
+    def test_defaults_are_those_of_the_refinement(self) -> None:
+        import inspect
+
+        given = inspect.signature(refine).parameters.values()
+        theirs = {one.name: one.default for one in given if one.kind is one.KEYWORD_ONLY}
+        assert theirs == PROPOSERS["from-map"].options
+
+    def test_without_a_question_is_a_sentence(self) -> None:
+        with pytest.raises(BadUsage, match="from-map reads the coarse map of the names.*Pipeline.segment"):
+            propose("from-map", np.zeros((48, 80, 3), np.uint8), features_of(48, 80), model=narrow_sam())
+
+
+class TestPrompted:
+    def test_gives_one_mask_a_prompt_in_their_order(self, rng: Generator) -> None:
+        sam, image = narrow_sam(), rng.integers(0, 256, (48, 80, 3), np.uint8)
+        model = MaskModel(sam)
+        boxes = [[2, 3, 40, 30], [20, 10, 75, 44]]
+        points = [[[9, 9], [70, 40]], [[30, 30], [5, 40]]]
+        for options in (
+            {"boxes": boxes},
+            {"points": points, "labels": [[1, 0], [1, -1]]},
+            {"boxes": boxes, "points": points},
+        ):
+            arrays: dict[str, Any] = {key: np.array(value, float) for key, value in options.items() if key != "labels"}
+            if "points" in options:
+                arrays["labels"] = np.array(options.get("labels", [[1, 1], [1, 1]]))
+            wanted = prompted(model, model.encode(image), **arrays).regions
+            found = propose("prompted", image, features_of(48, 80), model=sam, **options)
+            assert len(found) == 2 and found.rles == wanted.rles
+
+    @pytest.mark.parametrize(
+        ("options", "sentence"),
+        [
+            ({}, "needs boxes .* or points .* none came"),
+            ({"boxes": [1, 2, 3, 4]}, r"boxes of proposer prompted are \[\[left, top"),
+            ({"boxes": [[1, 2, 3]]}, "boxes of proposer prompted"),
+            ({"points": [[3, 4]]}, r"points of proposer prompted are \[\[\[x, y\]"),
+            ({"points": [[[3, 4]]], "labels": ["in"]}, "labels of proposer prompted"),
+        ],
+    )
+    def test_prompts_that_are_none_are_a_sentence(self, options: dict[str, Any], sentence: str) -> None:
+        with pytest.raises(BadUsage, match=sentence):
+            propose("prompted", np.zeros((48, 80, 3), np.uint8), features_of(48, 80), model=narrow_sam(), **options)
 
 
 class TestFelzenszwalb:

@@ -185,3 +185,23 @@ def test_a_method_of_whole_pictures_binds_its_encodings() -> None:
     assert recipe.guided and Recipe.from_json(recipe.to_json()) == recipe
     assert recipe.image_side != recipe.replace(method_options={}).image_side
     assert recipe.image_side == recipe.replace(overlap="largest").image_side
+
+
+@pytest.mark.parametrize(
+    ("change", "sentence"),
+    [
+        ({"proposer": "from-map"}, "proposer from-map asks a SAM for masks: name one"),
+        ({"proposer": "sam-coarse"}, "proposer sam-coarse asks a SAM for masks: name one"),
+        (
+            {"proposer": "from-map", "sam": "sam-vit-b", "stages": ["vote"]},
+            "stage vote needs regions before labels: proposer from-map makes them of the labels",
+        ),
+        (
+            {"proposer": "from-map", "sam": "sam-vit-b", "method": "corrclip", "guide": "dino-b8-qk"},
+            r"name a proposer \(felzenszwalb.*\), got 'from-map'",
+        ),
+    ],
+)
+def test_a_proposer_that_has_not_what_it_needs_is_a_sentence(change: dict[str, object], sentence: str) -> None:
+    with pytest.raises(BadUsage, match=sentence):
+        Recipe().replace(**change)
