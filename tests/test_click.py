@@ -1,0 +1,250 @@
+import json
+from typing import Any
+
+import numpy as np
+import pytest
+from numpy.random import Generator
+
+from ovseg import click
+from ovseg.click import Click, ask, named
+from ovseg.encoders import encode
+from ovseg.errors import BadInput, BadUsage
+from ovseg.recipe import Recipe
+from ovseg.sam.model import Embedding, MaskModel
+from ovseg.sam.prompted import prompted
+from ovseg.types import DenseFeatures, Regions, Vocabulary
+from tests.sam.narrow import narrow_sam
+
+RECIPE = Recipe(scale=10.0, threshold=0.0)
+
+
+class Scene:
+    """A picture with random features, as a narrow SAM sees it."""
+
+    def __init__(self, seed: int = 0, height: int = 48, width: int = 80) -> None:
+        rng = np.random.default_rng(seed)
+        self.image = rng.integers(0, 256, (height, width, 3), np.uint8)
+        vectors = rng.normal(size=(16, 6, 10)).astype(np.float32)
+        vectors /= np.linalg.norm(vectors, axis=0)
+        self.features = DenseFeatures(vectors, vectors[:, 0, 0].copy(), height, width)
+        self.model = MaskModel(narrow_sam())
+        self.embedding: Embedding = self.model.encode(self.image)
+
+    def ask(self, **given: Any) -> Click:
+        return ask(self.model, self.embedding, self.image, self.features, RECIPE, **given)
+
+
+@pytest.fixture(scope="module")
+def scene() -> Scene:
+    return Scene()
+
+
+@pytest.fixture
+def rng() -> Generator:
+    return np.random.default_rng(3)
+
+
+def vocabulary(rng: Generator, names: int = 7, negatives: int = 2, **options: Any) -> Vocabulary:
+    vectors = rng.normal(size=(names + negatives, 16)).astype(np.float32)
+    vectors /= np.linalg.norm(vectors, axis=1, keepdims=True)
+    owner = np.array([*range(names), *[-1] * negatives])
+    return Vocabulary(tuple(f"name {k}" for k in range(names)), vectors, owner, **options)
+
+
+def same(one: Click, two: Click) -> bool:
+    return bool(
+        one.regions.rles == two.regions.rles
+        and (one.regions.quality == two.regions.quality).all()
+        and (one.logits == two.logits).all()
+    )
+
+
+@pytest.mark.parametrize(
+    ("given", "plain"),
+    [
+        ({"points": (30, 20)}, {"points": [[[30.0, 20]]], "labels": [[1]]}),
+        ({"points": [(30, 20)]}, {"points": [[[30.0, 20]]], "labels": [[1]]}),
+        ({"points": [(30, 20), (50, 9)], "labels": [1, 0]}, {"points": [[[30.0, 20], [50, 9]]], "labels": [[1, 0]]}),
+        ({"points": [[(30, 20)], [(50, 9)]]}, {"points": [[[30.0, 20]], [[50, 9]]], "labels": [[1], [1]]}),
+        (
+            {"points": [[(30, 20)], [(50, 9), (7, 8)]], "labels": [[1], [True, False]]},
+            {"points": [[[30.0, 20], [0, 0]], [[50, 9], [7, 8]]], "labels": [[1, -1], [1, 0]]},
+        ),
+        ({"points": np.array([[[30, 20]], [[50, 9]]])}, {"points": [[[30.0, 20]], [[50, 9]]], "labels": [[1], [1]]}),
+        ({"boxes": (3, 5, 60, 40)}, {"boxes": [[3.0, 5, 60, 40]]}),
+        ({"boxes": [[3, 5, 60, 40], [1, 1, 9, 20]]}, {"boxes": [[3.0, 5, 60, 40], [1, 1, 9, 20]]}),
+        (
+            {"boxes": [3, 5, 60, 40], "points": [(9, 9)], "labels": [0]},
+            {"boxes": [[3.0, 5, 60, 40]], "points": [[[9.0, 9]]], "labels": [[0]]},
+        ),
+        (
+            {"boxes": [[3, 5, 60, 40], [1, 1, 9, 20]], "points": [[], [(4, 4)]]},
+            {"boxes": [[3.0, 5, 60, 40], [1, 1, 9, 20]], "points": [[[0.0, 0]], [[4, 4]]], "labels": [[-1], [1]]},
+        ),
+    ],
+    ids=str,
+)
+def test_prompts_are_read_as_people_write_them(given: dict[str, Any], plain: dict[str, Any], scene: Scene) -> None:
+    arrays = {name: np.array(value) for name, value in plain.items()}
+    found, wanted = scene.ask(**given), prompted(scene.model, scene.embedding, **arrays)
+    assert found.regions.rles == wanted.regions.rles
+    assert (found.logits == wanted.logits[:, 0]).all()
+    assert (found.regions.quality == wanted.quality[:, 0].clip(0, 1)).all()
+
+
+@pytest.mark.parametrize(
+    ("given", "error", "message"),
+    [
+        ({}, BadInput, "a click needs a point, a box or a mask: got nothing"),
+        ({"points": []}, BadInput, "prompt 0 is empty"),
+        ({"points": [[]]}, BadInput, "prompt 0 is empty"),
+        ({"labels": [1]}, BadUsage, "labels are for points"),
+        ({"points": [(1, 2, 3)]}, BadInput, r"points are \(x, y\) in pixels: got an array of \(1, 3\)"),
+        ({"points": [("a", 2)]}, BadInput, r"points are \(x, y\) in pixels: got \[\('a', 2\)\]"),
+        ({"points": [(30, 20)], "labels": [1, 0]}, BadInput, r"got \[1\] points and \[2\] labels"),
+        ({"points": [(30, 20)], "labels": [0.5]}, BadInput, "1 .inside. or 0 .outside.: got .0.5"),
+        ({"points": [(30, 20)], "labels": [3]}, BadInput, "point 0 of prompt 0 has label 3"),
+        ({"points": [(30, 99)]}, BadInput, "point 0 of prompt 0 is outside of the frame.*48x80"),
+        ({"boxes": [1, 2, 3]}, BadInput, r"boxes are \(4,\) or \(n, 4\), XYXY in pixels: got an array of \(3,\)"),
+        ({"boxes": [[1, 2, 8, 9], [3, 3, 9, 9]], "points": [(4, 4)]}, BadInput, "got 2 boxes and points of 1 prompts"),
+        ({"masks": np.zeros((64, 64), np.int64)}, BadInput, "mask prompts are logits .*: got int64 of"),
+        ({"masks": np.zeros((9, 64), np.float32)}, BadInput, "logits of 64x64, or regions of the picture: got 9x64"),
+        ({"masks": np.ones((48, 81), bool)}, BadInput, "48x81, the picture is 48x80"),
+    ],
+    ids=str,
+)
+def test_what_cannot_be_asked_is_a_sentence(
+    given: dict[str, Any], error: type[Exception], message: str, scene: Scene
+) -> None:
+    with pytest.raises(error, match=message):
+        scene.ask(**given)
+
+
+def test_a_bad_prompt_is_told_and_the_others_are_answered(scene: Scene) -> None:
+    good, bad = [(30, 20)], [(200, 20)]
+    found = scene.ask(points=[good, bad, good], every=True)
+    assert len(found) == 9 and set(found.problems) == {3, 4, 5}
+    assert "point 0 of prompt 1 is outside" in found.problems[3]
+    alone = scene.ask(points=good, every=True)
+    assert (found.regions.area[3:6] == 0).all() and np.abs(found[6:].logits - alone.logits).max() <= 1e-6
+    assert set(found[4:7].problems) == {0, 1} and not found[:3].problems
+    told = found.to_dict()["masks"]
+    assert "problem" in told[4] and "problem" not in told[2]
+    assert "not asked" in repr(found[3])
+
+
+def test_masks_of_the_picture_regions_and_logits_are_mask_prompts(scene: Scene, rng: Generator) -> None:
+    mask = rng.random((2, 48, 80)) < 0.5
+    by_regions = scene.ask(masks=Regions.from_masks(mask))
+    assert same(scene.ask(masks=mask), by_regions) and len(by_regions) == 2
+    assert np.abs(scene.ask(masks=mask[0]).logits - by_regions.logits[:1]).max() <= 1e-6
+    first = scene.ask(boxes=[3, 5, 60, 40])
+    assert same(scene.ask(boxes=[3, 5, 60, 40], masks=first.logits[0]), scene.ask(previous=first))
+
+
+def test_a_click_goes_on_from_another(scene: Scene) -> None:
+    """Points are added to those before, the box stands, and the former logits are the mask prompt."""
+    first = scene.ask(points=[(30, 20)], boxes=[3, 5, 60, 40])
+    second = scene.ask(points=[(50, 30)], labels=[0], previous=first)
+    whole = scene.ask(points=[(30, 20), (50, 30)], labels=[1, 0], boxes=[3, 5, 60, 40], masks=first.logits)
+    assert same(second, whole) and not same(second, first)
+    (prompt,) = second.prompts
+    assert prompt.points.tolist() == [[30, 20], [50, 30]] and prompt.labels.tolist() == [1, 0]
+    assert prompt.box is not None and prompt.box.tolist() == [3, 5, 60, 40]
+    moved = scene.ask(boxes=[1, 1, 50, 40], previous=second)
+    assert moved.prompts[0].box is not None and moved.prompts[0].box.tolist() == [1, 1, 50, 40]
+    assert len(moved.prompts[0].points) == 2
+    assert len(first.prompts[0].points) == 1  # what was answered before is as it was
+
+
+def test_one_of_three_masks_can_be_gone_on_from(scene: Scene) -> None:
+    three = scene.ask(points=[(30, 20)], every=True)
+    assert len(three) == 3 and len({rle["counts"] for rle in three.regions.rles}) > 1
+    with pytest.raises(BadInput, match=r"got 1 for 3; pick one as previous\[0\]"):
+        scene.ask(points=[(50, 30)], previous=three)
+    second = scene.ask(points=[(50, 30)], labels=[0], previous=three[1])
+    assert same(second, scene.ask(points=[(30, 20), (50, 30)], labels=[1, 0], masks=three.logits[1]))
+    several = scene.ask(points=[[(9, 9)], [(50, 30)]], previous=three[[2, 0]])
+    assert [prompt.points.tolist() for prompt in several.prompts] == [[[30, 20], [9, 9]], [[30, 20], [50, 30]]]
+
+
+def test_previous_must_be_of_this_picture_and_brings_its_own_mask(scene: Scene) -> None:
+    first = Scene(1, 40, 90).ask(points=[(30, 20)])
+    with pytest.raises(BadInput, match="previous must be of this picture: it is of 40x90, the picture is 48x80"):
+        scene.ask(points=[(30, 20)], previous=first)
+    with pytest.raises(BadUsage, match="leave masks out, or previous"):
+        scene.ask(points=[(3, 4)], previous=scene.ask(points=[(30, 20)]), masks=np.zeros((64, 64), np.float32))
+
+
+def test_one_point_gives_the_best_of_the_three(scene: Scene) -> None:
+    three, one = scene.ask(points=[(30, 20)], every=True), scene.ask(points=[(30, 20)])
+    assert same(one, three[int(three.regions.quality.argmax())])
+
+
+def test_names_are_posteriors_over_names_and_negatives(scene: Scene, rng: Generator) -> None:
+    """Against the plain formula: exp(scale * cosine of the pooled vector), over the sum of all rows."""
+    words, masks = vocabulary(rng), scene.ask(points=[[(30, 20)], [(60, 9)]])
+    found = named(masks, words, RECIPE)
+    vectors = encode("pool", None, scene.image, scene.features, masks.regions)
+    odds = np.exp(10 * vectors.astype(float) @ words.vectors.T)
+    wanted = odds / odds.sum(axis=1, keepdims=True)
+    assert np.abs(found.scores - wanted[:, :7]).max() <= 1e-5
+    assert (masks.vectors == vectors).all() and same(found, masks)
+    for i in range(2):
+        order = np.argsort(-wanted[i, :7])[: click.RANKED]
+        assert [name for name, _ in found.ranked()[i]] == [words.names[k] for k in order]
+        negative = wanted[i, 7:].max() > wanted[i, :7].max()
+        assert found.best[i] == (None if negative else words.names[order[0]])
+    assert masks.best == (None, None) and masks.ranked() == ((), ()) and masks.names == ()
+
+
+def test_a_name_that_is_absent_or_below_its_threshold_is_no_name(scene: Scene, rng: Generator) -> None:
+    masks = scene.ask(points=[(30, 20)])
+    words = vocabulary(rng, 3, 0)
+    (best,) = named(masks, words, RECIPE).best
+    assert best is not None
+    (own,) = np.flatnonzero([name == best for name in words.names])
+    (second, _) = named(masks, words, RECIPE).ranked()[0][1]
+    struck = vocabulary(np.random.default_rng(3), 3, 0, thresholds={best: 1.0})
+    assert named(masks, struck, RECIPE).best == (second,)
+    assert named(masks, words, RECIPE.replace(threshold=1.0)).best == (None,)
+    against = Vocabulary(words.names, np.concatenate([words.vectors, masks.vectors]), np.array([0, 1, 2, -1]))
+    found = named(masks, against, RECIPE)
+    assert found.best == (None,) and found.scores.max() < 0.5 and found.ranked()[0][0][0] == words.names[own]
+
+
+def test_an_empty_mask_has_no_name(scene: Scene, rng: Generator) -> None:
+    found = named(scene.ask(points=[[(30, 20)], [(300, 20)]]), vocabulary(rng, 3, 0), RECIPE)
+    assert not found.scores[1].any() and found.best[1] is None and found.ranked()[1] == ()
+    assert found.scores[0].any()
+
+
+def test_no_prompts_give_no_masks(scene: Scene, rng: Generator) -> None:
+    found = named(scene.ask(boxes=[]), vocabulary(rng), RECIPE)
+    assert len(found) == 0 and found.best == () and found.to_dict()["masks"] == []
+    assert repr(found) == "Click(48x80, 0 masks: nothing asked)"
+
+
+def test_a_click_is_told_in_json_and_in_a_line(scene: Scene, rng: Generator) -> None:
+    found = named(scene.ask(points=[(30, 20)], boxes=[3, 5, 60, 40]), vocabulary(rng, 7, 0), RECIPE)
+    told = json.loads(json.dumps(found.to_dict()))
+    assert (told["height"], told["width"], told["names"]) == (48, 80, list(found.names))
+    (mask,) = told["masks"]
+    assert mask["points"] == [[30, 20]] and mask["labels"] == [1] and mask["box"] == [3, 5, 60, 40]
+    assert mask["segmentation"] == found.regions.rles[0] and mask["area"] == found.masks.sum()
+    left, top, width, height = mask["bbox"]
+    assert [left, top, left + width, top + height] == found.regions.boxes[0].tolist()
+    assert mask["best"] == found.best[0] == mask["names"][0]["name"] and len(mask["names"]) == 5
+    assert abs(mask["quality"] - found.regions.quality[0]) <= 1e-6 and told["recipe"] == RECIPE.to_dict()
+    quality, score = found.regions.quality[0], found.scores[0].max()
+    assert repr(found) == f"Click(48x80, 1 mask: {found.best[0]} {score:.2f}, predicted IoU {quality:.2f})"
+
+
+def test_columns_of_a_click_belong_together(scene: Scene) -> None:
+    from dataclasses import replace
+
+    found = scene.ask(points=[(30, 20)])
+    with pytest.raises(BadInput, match="every mask of a click"):
+        replace(found, prompts=())
+    with pytest.raises(BadInput, match="a score for every name"):
+        replace(found, names=("cat",))
