@@ -22,7 +22,7 @@ from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
 from importlib import metadata
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeAlias
 
 import torch
 import torch.nn.functional as F
@@ -30,6 +30,8 @@ from torch import Tensor, nn
 
 from ovseg.errors import BadUsage, MissingExtra
 from ovseg.runtime.kernels import Kernels
+
+Free: TypeAlias = Sequence[int] | Sequence[Sequence[int]]  # axes of every input, or a row of axes for each
 
 HINTS = {"float32": "f32", "bfloat16": "bf16"}
 KEPT = 8  # files in the cache folder
@@ -79,14 +81,16 @@ def graph(
     inputs: Sequence[Tensor],
     *,
     precision: str = "float32",
-    free: Sequence[int] = (0,),
+    free: Free = (0,),
     cache: Path | None = None,
     key: str = "",
 ) -> Graph:
-    """The module compiled for this machine, read from `cache` where it was kept; `free` axes of every input may vary.
+    """The module compiled for this machine, read from `cache` where it was kept; `free` axes may vary: of every input,
+    or a row of axes for each.
 
-    A new graph is run once against the module on `inputs`. Raises `MissingExtra` without openvino, and `BadUsage` where
-    the graph computes something else.
+    A new graph is run against the module on `inputs`, and on the first row of each where the batch is free: what
+    tracing took for a constant shows there. Raises `MissingExtra` without openvino, and `BadUsage` where the graph
+    computes something else.
     """
     core = openvino().Core()
     config = {
@@ -95,22 +99,35 @@ def graph(
         "INFERENCE_NUM_THREADS": torch.get_num_threads(),
         "ENABLE_CPU_PINNING": False,  # a pinned thread waits for its core when something else runs there
     }
-    kept = cache / f"{_digest(core, module, inputs, precision, free, key)}.blob" if cache else None
+    shapes = _open_shapes(inputs, free)
+    kept = cache / f"{_digest(core, module, shapes, precision, key)}.blob" if cache else None
     if kept and kept.is_file():
         with contextlib.suppress(OSError):
             os.utime(kept)  # the last used are kept
         return Graph(core.import_model(openvino().tensor_from_file(str(kept)), "CPU", config))
     with ThreadPoolExecutor(1) as thread:  # its own, where no mode of the caller changes what is traced
-        model = thread.submit(_convert, module, inputs, free).result()
+        model = thread.submit(_convert, module, inputs, shapes).result()
     compiled = core.compile_model(model, "CPU", config)
     out = Graph(compiled)
     _compare(module, out, inputs, precision)
+    firsts = [tensor[:1] if shape[:1] == [-1] else tensor for tensor, shape in zip(inputs, shapes, strict=True)]
+    if any(len(first) < len(tensor) for first, tensor in zip(firsts, inputs, strict=True)):
+        _compare(module, out, firsts, precision)
     if kept:
         _keep(compiled, kept)
     return out
 
 
-def _convert(module: nn.Module, inputs: Sequence[Tensor], free: Sequence[int]) -> Any:
+def _open_shapes(inputs: Sequence[Tensor], free: Free) -> list[list[int]]:
+    """The sizes of every input, -1 where they may vary."""
+    each: Sequence[Any] = [free] * len(inputs) if all(isinstance(row, int) for row in free) else free
+    return [
+        [-1 if axis in axes else size for axis, size in enumerate(tensor.shape)]
+        for tensor, axes in zip(inputs, each, strict=True)
+    ]
+
+
+def _convert(module: nn.Module, inputs: Sequence[Tensor], shapes: Sequence[Sequence[int]]) -> Any:
     ov = openvino()
     from openvino.frontend import FrontEndManager
     from openvino.frontend.pytorch.ts_decoder import TorchScriptPythonDecoder
@@ -121,8 +138,7 @@ def _convert(module: nn.Module, inputs: Sequence[Tensor], free: Sequence[int]) -
     frontend = FrontEndManager().load_by_framework("pytorch")
     decoder = TorchScriptPythonDecoder(traced)  # named: the frontend does not keep it alive
     model = frontend.convert(frontend.load(decoder))
-    for parameter, tensor in zip(model.get_parameters(), inputs, strict=True):
-        shape = [-1 if axis in free else size for axis, size in enumerate(tensor.shape)]
+    for parameter, shape in zip(model.get_parameters(), shapes, strict=True):
         parameter.set_element_type(ov.Type.f32)
         parameter.set_partial_shape(ov.PartialShape(shape))
     model.validate_nodes_and_infer_types()
@@ -132,7 +148,14 @@ def _convert(module: nn.Module, inputs: Sequence[Tensor], free: Sequence[int]) -
 def _compare(module: nn.Module, made: Graph, inputs: Sequence[Tensor], precision: str) -> None:
     with torch.inference_mode():
         wanted = module(*inputs)
-    for want, got in zip(wanted, made(*inputs), strict=True):
+    try:
+        found = made(*inputs)
+    except RuntimeError as error:
+        raise BadUsage(
+            f"openvino cannot compute this network on inputs of {[tuple(tensor.shape) for tensor in inputs]} "
+            f'({str(error).splitlines()[-1]}): take runtime="torch"'
+        ) from error
+    for want, got in zip(wanted, found, strict=True):
         limit = TOLERANCE[precision] * float(want.abs().max())
         worst = float((want - got).abs().max()) if want.shape == got.shape else float("inf")
         if not worst <= limit:
@@ -142,15 +165,12 @@ def _compare(module: nn.Module, made: Graph, inputs: Sequence[Tensor], precision
             )
 
 
-def _digest(
-    core: Any, module: nn.Module, inputs: Sequence[Tensor], precision: str, free: Sequence[int], key: str
-) -> str:
+def _digest(core: Any, module: nn.Module, shapes: Sequence[Sequence[int]], precision: str, key: str) -> str:
     """Of everything that a compiled graph depends on; the values of the parameters included."""
     digest = hashlib.sha256()
     for name, tensor in module.state_dict().items():
         digest.update(f"{name}{tensor.dtype}{list(tensor.shape)}".encode())
         digest.update(tensor.detach().cpu().contiguous().flatten().view(torch.uint8).numpy())
-    shapes = [[-1 if axis in free else size for axis, size in enumerate(tensor.shape)] for tensor in inputs]
     versions = [metadata.version("openvino"), torch.__version__, core.get_property("CPU", "FULL_DEVICE_NAME")]
     digest.update(json.dumps([key, repr(module), precision, shapes, torch.get_num_threads(), versions]).encode())
     return digest.hexdigest()[:40]
@@ -173,4 +193,4 @@ def _keep(compiled: Any, path: Path) -> None:
             old.unlink(missing_ok=True)
 
 
-__all__ = ["Graph", "HINTS", "KEPT", "TOLERANCE", "graph", "openvino"]
+__all__ = ["Free", "Graph", "HINTS", "KEPT", "TOLERANCE", "graph", "openvino"]

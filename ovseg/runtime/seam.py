@@ -16,6 +16,7 @@ from torch import Tensor, nn
 
 from ovseg.errors import BadUsage, UnknownName
 from ovseg.runtime import graphs
+from ovseg.runtime.graphs import Free
 from ovseg.runtime.kernels import Kernels, half_linear, uses_onednn
 
 Run: TypeAlias = Callable[..., tuple[Tensor, ...]]
@@ -30,15 +31,16 @@ def prepare(
     *,
     runtime: str = "torch",
     precision: str = "float32",
-    free: Sequence[int] = (0,),
+    free: Free = (0,),
     cache: Path | None = None,
     key: str = "",
 ) -> Run:
     """A function that computes what `module` computes: tensors like `inputs` in, a tuple of float32 tensors out.
 
     `module` returns a tuple of tensors, is in evaluation mode and is left as it is. `free` axes of the inputs may have
-    other sizes later. `cache` is a folder for what is dear to make, and `key` tells modules apart that have the same
-    parts and weights. The weights are those of now: `Prepared` notices when they change.
+    other sizes later: of every input, or a row of axes for each. `cache` is a folder for what is dear to make, and
+    `key` tells modules apart that have the same parts and weights. The weights are those of now: `Prepared` notices
+    when they change.
     """
     check(runtime, precision, inputs[0].device)
     return RUNTIMES[runtime](module, inputs, precision=precision, free=free, cache=cache, key=key)
@@ -122,7 +124,7 @@ def _torch(module: nn.Module, inputs: Sequence[Tensor], *, precision: str, **_: 
 
 
 def _openvino(
-    module: nn.Module, inputs: Sequence[Tensor], *, precision: str, free: Sequence[int], cache: Path | None, key: str
+    module: nn.Module, inputs: Sequence[Tensor], *, precision: str, free: Free, cache: Path | None, key: str
 ) -> Run:
     return graphs.graph(module, inputs, precision=precision, free=free, cache=cache, key=key)
 

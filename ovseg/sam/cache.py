@@ -11,7 +11,6 @@ from concurrent.futures import CancelledError, Future
 from pathlib import Path
 
 import numpy as np
-import torch
 from jaxtyping import UInt8
 
 from ovseg.errors import BadInput, BadUsage
@@ -113,7 +112,7 @@ class Embeddings:
 
 def key_of(model: MaskModel, image: UInt8[np.ndarray, "height width 3"]) -> str:
     """A digest of the picture's bytes and shape, and of the network."""
-    digest = hashlib.sha256(f"{model.digest} {model.side} {torch.float32} {image.shape}".encode())
+    digest = hashlib.sha256(f"{model.digest} {model.side} {model.computed} {image.shape}".encode())
     digest.update(np.ascontiguousarray(image).data)
     return digest.hexdigest()
 

@@ -6,7 +6,7 @@ picture (`share`), not once a prompt. Qualities come before masks (`attend`), so
 wanted (`upscale`). In the order of operations of facebookresearch/segment-anything@dca509f (Kirillov et al. 2023,
 arXiv:2304.02643); any network whose decoder has that module tree will do (MobileSAM's has).
 
-`Attend` and `Upscale` are modules from tensors to tuples of tensors: what `ovseg.runtime.prepare` takes.
+`Encode`, `Attend` and `Upscale` are modules from tensors to tuples of tensors: what `ovseg.runtime.prepare` takes.
 """
 
 import math
@@ -59,6 +59,17 @@ def share(
     )
 
 
+class Encode(nn.Module):
+    """A picture's normalised pixels in, its features out."""
+
+    def __init__(self, encoder: Any) -> None:
+        super().__init__()
+        self.encoder = encoder
+
+    def forward(self, pixels: Float[Tensor, "1 3 side side"]) -> tuple[Float[Tensor, "1 channels rows cols"]]:
+        return (self.encoder(pixels),)
+
+
 class Attend(nn.Module):
     """Prompt tokens and a picture's shared part in; qualities, mask tokens and image tokens of each prompt out."""
 
@@ -77,7 +88,7 @@ class Attend(nn.Module):
     ) -> tuple[Float[Tensor, "b masks"], Float[Tensor, "b masks channels"], Float[Tensor, "b cells channels"]]:
         decoder = self.decoder
         own = torch.cat([decoder.iou_token.weight, decoder.mask_tokens.weight])
-        places = torch.cat([own.expand(len(prompts), -1, -1), prompts], dim=1)  # the tokens are their own positions
+        places = torch.cat([own.expand(prompts.shape[0], -1, -1), prompts], dim=1)  # the tokens are their own positions
         tokens = places
         for number, layer in enumerate(decoder.transformer.layers):
             if layer.skip_first_layer_pe:
@@ -121,10 +132,10 @@ class Upscale(nn.Module):
         self, image: Float[Tensor, "b cells channels"], tokens: Float[Tensor, "b masks channels"]
     ) -> tuple[Float[Tensor, "b picked high wide"]]:
         decoder = self.decoder
-        maps = decoder.output_upscaling(image.transpose(1, 2).view(len(image), -1, *self.grid))
+        maps = decoder.output_upscaling(image.transpose(1, 2).view(image.shape[0], -1, *self.grid))
         # All filters, though some are not wanted: the product of fewer rows has other last bits.
         filters = torch.stack([own(tokens[:, i]) for i, own in enumerate(decoder.output_hypernetworks_mlps)], dim=1)
-        logits = (filters @ maps.flatten(2)).view(len(maps), -1, *maps.shape[2:])
+        logits = (filters @ maps.flatten(2)).view(maps.shape[0], -1, *maps.shape[2:])
         return (logits[:, self.first : self.last],)
 
 
@@ -139,10 +150,10 @@ def _mix(
     value: Float[Tensor, "b heads m d"],
 ) -> Float[Tensor, "c n width"]:
     """softmax(q k / sqrt(d)) v through the output matrix; either side may be one for all prompts."""
-    scores = (query @ key.mT) / math.sqrt(query.shape[-1])
+    scores = (query @ key.transpose(-1, -2)) / math.sqrt(query.shape[-1])
     mixed = scores.softmax(dim=-1) @ value
     out: Tensor = layer.out_proj(mixed.transpose(1, 2).flatten(2))
     return out
 
 
-__all__ = ["Attend", "Shared", "Upscale", "share"]
+__all__ = ["Attend", "Encode", "Shared", "Upscale", "share"]

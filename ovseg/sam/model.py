@@ -2,22 +2,29 @@
 
 `MaskModel` answers as `SamPredictor` does (facebookresearch/segment-anything@dca509f), holding no picture: an embedding
 is a value, made once, kept where the caller likes, and given to any number of calls from any thread.
+
+Who computes is a choice: by default torch in float32 in segment-anything's own order of operations ("exact": its bits),
+else any runtime and precision of `ovseg.runtime` in the order of `folded`, several times as fast and the same up to
+rounding: in float32 about one of a million logits changes its sign, in bfloat16 three of a thousand.
 """
 
 import hashlib
 from collections.abc import Iterator
 from dataclasses import dataclass
 from functools import cached_property
+from pathlib import Path
 from typing import Any
 
 import numpy as np
 import torch
 from jaxtyping import Float, Float32, Int, UInt8
 from PIL import Image
-from torch import Tensor
+from torch import Tensor, nn
 
-from ovseg.errors import BadInput
-from ovseg.sam.decoder import Attend, Shared, Upscale, share
+from ovseg.errors import BadInput, BadUsage, UnknownName
+from ovseg.runtime import Prepared, Run, check, kernels, prepare
+from ovseg.sam.decoder import Attend, Encode, Shared, Upscale, share
+from ovseg.sam.folded import FoldedAttend, FoldedUpscale
 from ovseg.sam.networks import require_float32
 from ovseg.sam.stretch import Stretch, stretch
 
@@ -25,6 +32,19 @@ from ovseg.sam.stretch import Stretch, stretch
 # is filled up with repetitions: so a prompt's numbers do not depend on its neighbours, and they are those of
 # segment-anything at any batch that is a multiple of four.
 AT_ONCE = 4
+ALGEBRAS = ("exact", "folded")
+# Bytes of image tokens in one call of the folded decoder: torch is fastest where a call's tensors stay in the cache, a
+# graph where it has work for its threads. Small networks gain by more prompts, up to a number.
+ROOM = {"torch": 4 << 20, "openvino": 16 << 20}
+MOST_AT_ONCE = 64
+# Of each input of a part, the axes that vary from call to call (prompts, their tokens; the picture's side is one for
+# all prompts or one each), and how many rows a graph is made from: two where they are prompts.
+FREE = {
+    "encode": (((), 1),),
+    "attend": (((0, 1), 2), ((0,), 1), ((), 1), ((0,), 1), ((0,), 1), ((0,), 1)),
+    "several": (((0,), 2), ((0,), 2)),
+    "single": (((0,), 2), ((0,), 2)),
+}
 
 
 @dataclass(frozen=True, eq=False)
@@ -51,23 +71,63 @@ class Answer:
 
 
 class MaskModel:
-    """A SAM-type network in float32, ready to answer; the network itself stays as it is."""
+    """A SAM-type network in float32, ready to answer; the network itself stays as it is.
 
-    def __init__(self, sam: Any) -> None:
+    `algebra` is "exact" where torch computes in float32 and nothing else is asked, else "folded". `cache` is a folder
+    for compiled graphs. Several threads may ask one model.
+    """
+
+    def __init__(
+        self,
+        sam: Any,
+        *,
+        runtime: str = "torch",
+        precision: str = "float32",
+        algebra: str = "",
+        cache: Path | None = None,
+    ) -> None:
         self.sam = require_float32(sam)
+        check(runtime, precision, self.device)
+        plain = (runtime, precision) == ("torch", "float32")
+        self.algebra = algebra or ALGEBRAS[0 if plain else 1]
+        if self.algebra not in ALGEBRAS:
+            raise UnknownName.of("algebra", algebra, ALGEBRAS)
+        if self.algebra == "exact" and not plain:
+            raise BadUsage(f'algebra exact is torch\'s in float32: got {runtime} in {precision}; take algebra="folded"')
+        self.runtime, self.precision, self.cache = runtime, precision, cache
         decoder = self.sam.mask_decoder
         self.grid: tuple[int, int] = tuple(self.sam.prompt_encoder.image_embedding_size)
         self.cells: tuple[int, int] = (4 * self.grid[0], 4 * self.grid[1])
         self.side = int(self.sam.image_encoder.img_size)
         self.threshold = float(self.sam.mask_threshold)
-        self.attend = Attend(decoder).eval()
-        self.several = Upscale(decoder, 1, decoder.num_mask_tokens, self.grid).eval()
-        self.single = Upscale(decoder, 0, 1, self.grid).eval()
+        self._prepared = Prepared()
+        self.parts: dict[str, nn.Module] = {"encode": Encode(self.sam.image_encoder).eval()}
+        picked = {"several": (1, decoder.num_mask_tokens), "single": (0, 1)}
+        if self.algebra == "exact":
+            self.at_once = AT_ONCE
+            self.parts["attend"] = Attend(decoder).eval()
+            self.parts |= {name: Upscale(decoder, *some, self.grid).eval() for name, some in picked.items()}
+        else:
+            size = 4 * decoder.transformer_dim * self.grid[0] * self.grid[1]
+            self.at_once = max(1, min(MOST_AT_ONCE, ROOM[runtime] // size))
+            together = runtime != "torch" or self.device.type != "cpu"
+            self.parts["attend"] = FoldedAttend(decoder, together=together).eval()
+            self.parts |= {name: FoldedUpscale(decoder, *some, self.grid).eval() for name, some in picked.items()}
 
     @property
     def device(self) -> torch.device:
         place: torch.device = next(self.sam.mask_decoder.parameters()).device
         return place
+
+    @property
+    def computed(self) -> str:
+        """Who computes, in which order: embeddings and masks of two models are equal where this and `digest` are.
+
+        >>> from ovseg.sam.load import KINDS, build
+        >>> MaskModel(build(KINDS["tiny"])).computed
+        'torch float32 exact'
+        """
+        return f"{self.runtime} {self.precision} {self.algebra}"
 
     @cached_property
     def digest(self) -> str:
@@ -90,7 +150,7 @@ class MaskModel:
         pixels = np.array(Image.fromarray(np.ascontiguousarray(own)).resize(size, Image.Resampling.BILINEAR))
         with torch.inference_mode():
             tensor = torch.as_tensor(pixels, device=self.device).permute(2, 0, 1).contiguous()[None]
-            features = self.sam.image_encoder(self.sam.preprocess(tensor))
+            (features,) = self._run("encode", self.sam.preprocess(tensor))
         return Embedding(features, height, width, (pixels.shape[0], pixels.shape[1]))
 
     def fits(self, embedding: Embedding, height: int, width: int) -> None:
@@ -113,19 +173,22 @@ class MaskModel:
         with torch.inference_mode():
             if dense is None:
                 _, dense = encoder(points=None, boxes=torch.zeros(1, 4, device=self.device), masks=None)
-            return share(self.sam.mask_decoder, embedding.features, dense, encoder.get_dense_pe())
+            if self.algebra == "exact":
+                return share(self.sam.mask_decoder, embedding.features, dense, encoder.get_dense_pe())
+            with kernels(self.device):
+                own = share(self.sam.mask_decoder, embedding.features, dense, encoder.get_dense_pe())
+            return Shared(*(part.contiguous() for part in own.parts))  # once, not in every call
 
     def answer(
         self, shared: Shared, prompts: Float[Tensor, "b m channels"], *, single: bool = False
     ) -> Iterator[tuple[slice, Answer]]:
-        """Answers to prompts, `AT_ONCE` at a time, each with the prompts that it is to."""
-        for begin in range(0, len(prompts), AT_ONCE):
-            some = prompts[begin : begin + AT_ONCE]
+        """Answers to prompts, some at a time, each with the prompts that it is to."""
+        for begin in range(0, len(prompts), self.at_once):
+            some = prompts[begin : begin + self.at_once]
             count = len(some)
-            full = torch.cat([some, some[-1:].expand(AT_ONCE - count, -1, -1)]) if count < AT_ONCE else some
-            picked = slice(begin, begin + AT_ONCE)
-            with torch.inference_mode():
-                quality, tokens, image = self.attend(full, *_of(shared, picked, count).parts)
+            full = self.at_once if self.algebra == "exact" else count
+            picked = slice(begin, begin + self.at_once)
+            quality, tokens, image = self._run("attend", _filled(some, full), *_of(shared, picked, full).parts)
             own = slice(0, 1) if single else slice(1, None)
             yield slice(begin, begin + count), Answer(quality[:count, own], tokens[:count], image[:count])
 
@@ -133,13 +196,11 @@ class MaskModel:
         self, answer: Answer, wanted: Int[Tensor, " n"], *, single: bool = False
     ) -> Float[Tensor, "n masks high wide"]:
         """Masks of the wanted prompts of an answer, at a quarter of the network's side."""
-        with torch.inference_mode():
-            out: Tensor
-            (out,) = (self.single if single else self.several)(answer.image[wanted], answer.tokens[wanted])
+        (out,) = self._run("single" if single else "several", answer.image[wanted], answer.tokens[wanted])
         if not torch.isfinite(out).all():
             raise BadInput(
-                f"mask logits are not finite: the network runs in {out.dtype} on {out.device}; try float32, or check "
-                "the checkpoint"
+                f"mask logits are not finite: {self.runtime} computes them in {self.precision} on {self.device}; try "
+                "float32, or check the checkpoint"
             )
         return out
 
@@ -182,6 +243,28 @@ class MaskModel:
             sparse, dense = self.sam.prompt_encoder(points=dots, boxes=corners, masks=maps)
         return sparse, dense if masks is not None else None
 
+    def _run(self, name: str, *tensors: Tensor) -> tuple[Tensor, ...]:
+        """What a part of the network computes, by whom it was asked of."""
+        part = self.parts[name]
+        if self.algebra == "exact":
+            with torch.inference_mode():
+                out: tuple[Tensor, ...] = part(*tensors)
+            return out
+
+        def make() -> Run:
+            inputs = [_filled(tensor[:1], rows) for tensor, (_, rows) in zip(tensors, FREE[name], strict=True)]
+            return prepare(
+                part,
+                inputs,
+                runtime=self.runtime,
+                precision=self.precision,
+                free=[axes for axes, _ in FREE[name]],
+                cache=self.cache,
+                key=f"{name} {self.grid}",
+            )
+
+        return self._prepared.get(part, name, make)(*tensors)
+
     def placed(self, coordinates: Float[np.ndarray, "... 2"], embedding: Embedding) -> Float[np.ndarray, "... 2"]:
         """Pixels (x, y) of the picture as pixels of the network's square."""
         scale = np.array([embedding.kept[1] / embedding.width, embedding.kept[0] / embedding.height])
@@ -192,15 +275,19 @@ class MaskModel:
         return stretch(self.cells, self.side, embedding.kept, embedding.height, embedding.width)
 
 
-def _of(shared: Shared, picked: slice, count: int) -> Shared:
+def _of(shared: Shared, picked: slice, full: int) -> Shared:
     """The part of a shared part that belongs to some prompts, filled up as they are."""
     if len(shared.tokens) == 1:
         return shared
     tokens, places, *rest = shared.parts
-    own = [part[picked] for part in (tokens, *rest)]
-    if count < AT_ONCE:
-        own = [torch.cat([part, part[-1:].expand(AT_ONCE - count, *part.shape[1:])]) for part in own]
+    own = [_filled(part[picked], full) for part in (tokens, *rest)]
     return Shared(own[0], places, *own[1:])
 
 
-__all__ = ["AT_ONCE", "Answer", "Embedding", "MaskModel"]
+def _filled(part: Float[Tensor, "b ..."], full: int) -> Float[Tensor, "full ..."]:
+    """So many rows, the last one repeated."""
+    short = full - len(part)
+    return torch.cat([part, part[-1:].expand(short, *part.shape[1:])]) if short else part
+
+
+__all__ = ["ALGEBRAS", "AT_ONCE", "Answer", "Embedding", "FREE", "MOST_AT_ONCE", "MaskModel", "ROOM"]
