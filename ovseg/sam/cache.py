@@ -26,11 +26,12 @@ def save(embedding: Embedding, model: MaskModel, path: str | Path, *, half: bool
     """
     from safetensors.torch import save_file
 
-    features = embedding.features.detach().cpu().clone()  # a plain tensor, whatever mode it was made in
+    tensors = {"features": embedding.features} | {f"map{i}": one for i, one in enumerate(embedding.maps)}
+    plain = {name: one.detach().cpu().clone() for name, one in tensors.items()}  # whatever mode it was made in
     numbers = {"height": embedding.height, "width": embedding.width, "rows": embedding.kept[0]}
     told = {name: str(number) for name, number in {**numbers, "cols": embedding.kept[1]}.items()}
     told["model"] = model.digest
-    save_file({"features": features.half() if half else features}, path, metadata=told)
+    save_file({name: one.half() if half else one for name, one in plain.items()}, path, metadata=told)
     return Path(path)
 
 
@@ -41,15 +42,22 @@ def load(path: str | Path, model: MaskModel) -> Embedding:
     try:
         with safe_open(str(path), "pt") as file:
             told = file.metadata() or {}
-            features = file.get_tensor("features").float().to(model.device)
+            features, *maps = (
+                file.get_tensor(name).float().to(model.device) for name in ("features", *_maps_of(list(file.keys())))
+            )
         sizes = [int(told[name]) for name in ("height", "width", "rows", "cols")]
     except (SafetensorError, KeyError, ValueError) as error:
         raise BadInput(f"an embedding that ovseg saved is needed: {path} is none ({error})") from error
     if told.get("model") != model.digest:
         raise BadInput(f"{path} was made by another network (weights {told.get('model', '?')[:12]}): encode again")
-    embedding = Embedding(features, sizes[0], sizes[1], (sizes[2], sizes[3]))
+    embedding = Embedding(features, sizes[0], sizes[1], (sizes[2], sizes[3]), tuple(maps))
     model.fits(embedding, embedding.height, embedding.width)
     return embedding
+
+
+def _maps_of(names: list[str]) -> list[str]:
+    """The finer maps among the tensors of a file, in their order."""
+    return sorted(name for name in names if name.startswith("map"))
 
 
 class Embeddings:

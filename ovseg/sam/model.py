@@ -49,16 +49,20 @@ FREE = {
 
 @dataclass(frozen=True, eq=False)
 class Embedding:
-    """A picture as a SAM sees it, of which only the first `kept` (rows, cols) of the square hold picture."""
+    """A picture as a SAM sees it, of which only the first `kept` (rows, cols) of the square hold picture.
+
+    `maps` are finer ones, of networks that make masks from them too (`foreign`).
+    """
 
     features: Float[Tensor, "1 channels rows cols"]
     height: int
     width: int
     kept: tuple[int, int]
+    maps: tuple[Float[Tensor, "1 ..."], ...] = ()
 
     @property
     def nbytes(self) -> int:
-        return self.features.numel() * self.features.element_size()
+        return sum(map_.numel() * map_.element_size() for map_ in (self.features, *self.maps))
 
 
 @dataclass(frozen=True, eq=False)
