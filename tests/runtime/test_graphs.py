@@ -157,3 +157,32 @@ assert not [name for name, module in sys.modules.items() if "openvino_telemetry"
     )
     assert done.returncode == 0, done.stderr
     assert list(home.iterdir()) == []  # no identity was made, no consent written
+
+
+def test_a_batch_that_tracing_took_for_a_constant_is_found_before_the_graph_is_used() -> None:
+    class Fixed(nn.Module):
+        """`len` is a number to tracing, where `shape[0]` is a size."""
+
+        def __init__(self) -> None:
+            super().__init__()
+            self.weight = nn.Parameter(torch.ones(64))
+
+        def forward(self, given: Tensor) -> tuple[Tensor, ...]:
+            return ((given * self.weight).view(len(given), -1, 32),)
+
+    with pytest.raises(BadUsage, match='runtime="torch"'):
+        graphs.graph(Fixed().eval(), (tokens(),))
+    graphs.graph(Fixed().eval(), (tokens(),), free=())  # where it is one, all is well
+
+
+def test_each_input_may_have_open_axes_of_its_own() -> None:
+    class Two(nn.Module):
+        def forward(self, tokens: Tensor, table: Tensor) -> tuple[Tensor, ...]:
+            return (tokens @ table,)
+
+    table = torch.randn(64, 48)
+    made = graphs.graph(Two().eval(), (tokens(), table), free=((0, 1), ()))
+    for count in (1, 5):
+        given = torch.randn(count, 7 * count, 64)
+        torch.testing.assert_close(made(given, table)[0], given @ table, atol=1e-4, rtol=0)
+    assert [str(port.get_partial_shape()) for port in made.compiled.inputs] == ["[?,?,64]", "[64,48]"]
