@@ -296,7 +296,7 @@ PROPOSERS: Mapping[str, Proposer] = MappingProxyType(
             _sam,
             GRID,
             needs_sam=True,
-            what="segment-anything's own masks, 32 x 32 points",
+            what="segment-anything's masks, 32 x 32 points",
             source="facebookresearch/segment-anything@dca509f; all defaults are its own, but for the batch",
         ),
         "sam-coarse": Proposer(
@@ -330,7 +330,7 @@ PROPOSERS: Mapping[str, Proposer] = MappingProxyType(
             _prompted,
             {"boxes": (), "points": (), "labels": ()},
             needs_sam=True,
-            what="a mask a box or point you give",
+            what="a mask a box or point of the options",
             source="SamPredictor of facebookresearch/segment-anything@dca509f",
         ),
     }

@@ -1,4 +1,4 @@
-"""`ovseg check --towers` and `--methods`: what each tower can do, and whether every method does what it should.
+"""`ovseg check --towers`, `--methods`, `--proposers`: what each can do, and whether every method does what it should.
 
 Tables for people (80 columns), Markdown, or JSON lines; what they say is computed in `conformance`.
 """
@@ -64,6 +64,21 @@ def towers(asked: Iterable[tuple[str, Any]], form: str) -> None:
     header = ("tower", "network", "blocks", "token", "patch", "methods")
     show("Towers", header, [_row_of(name, can) for name, can in found])
     _sentences("Refused", [(name, method, why) for name, can in found for method, why in can.refuses.items()], form)
+
+
+def proposers(form: str) -> None:
+    """Where regions may come from: what comes out, what it needs, which options it takes with which defaults."""
+    from ovseg.proposals import PROPOSERS
+
+    rows = []
+    for name, row in PROPOSERS.items():
+        needs = [what for what, asked in (("SAM", row.needs_sam), ("names", row.needs_names)) if asked]
+        if form == "json":
+            told = {"proposer": name, "what": row.what, "needs": needs, "options": dict(row.options)}
+            click.echo(json.dumps({**told, "source": row.source}, ensure_ascii=False))
+        rows.append((name, row.what, ", ".join(needs), row.source))
+    if form != "json":
+        SHOWS[form]("Proposers", ("proposer", "gives", "needs", "source"), rows)
 
 
 def methods(asked: Iterable[tuple[str, Any]], golden: str | None, form: str, talk: Talk) -> int:
@@ -216,4 +231,15 @@ def _markdown(title: str, header: Sequence[str], rows: Sequence[Sequence[str]]) 
 SHOWS: Mapping[str, Show] = {"table": _table, "markdown": _markdown}
 
 
-__all__ = ["MARKS", "NO_PARITY", "PICTURES", "SHOWS", "Show", "asked_towers", "methods", "models_here", "towers"]
+__all__ = [
+    "MARKS",
+    "NO_PARITY",
+    "PICTURES",
+    "SHOWS",
+    "Show",
+    "asked_towers",
+    "methods",
+    "models_here",
+    "proposers",
+    "towers",
+]

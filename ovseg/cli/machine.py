@@ -82,15 +82,17 @@ def weights_path(name: str) -> None:
 @click.command()
 @click.option("--towers", "all_towers", is_flag=True, help="Which methods each kind of network can do, and why not.")
 @click.option("--methods", "all_methods", is_flag=True, help="Hold every method to its invariants, and to its program.")
+@click.option("--proposers", "all_proposers", is_flag=True, help="Where regions may come from, and what each needs.")
 @click.option("--model", "models", multiple=True, metavar="SPEC", help="tiny, ARCH/TAG, ARCH@FILE or FILE; repeatable.")
 @click.option("--architecture", "architectures", multiple=True, metavar="ARCH", help="open_clip's, random numbers.")
 @click.option("--golden", metavar="DIR", help="Stored answers of the released programs (or set OVSEG_GOLDEN).")
 @click.option("--markdown", is_flag=True, help="Tables as Markdown.")
-@click.option("--json", "as_json", is_flag=True, help="JSON: one object, or one a line with --towers or --methods.")
+@click.option("--json", "as_json", is_flag=True, help="JSON: one object, or one a line with a table.")
 @click.option("-q", "--quiet", is_flag=True, help="Errors only on stderr.")
 def check(
     all_towers: bool,
     all_methods: bool,
+    all_proposers: bool,
     models: tuple[str, ...],
     architectures: tuple[str, ...],
     golden: str | None,
@@ -110,7 +112,13 @@ def check(
       ovseg check --methods                         the bundled model; parity where its data is
       ovseg check --methods --architecture ViT-B-16 --markdown
       ovseg check --methods --towers                every method on every kind of network
+      ovseg check --proposers
     """
+    if all_proposers:
+        from ovseg.cli import capabilities
+
+        capabilities.proposers("json" if as_json else "markdown" if markdown else "table")
+        return
     if all_towers or all_methods:
         form = "json" if as_json else "markdown" if markdown else "table"
         sys.exit(_capabilities(all_towers, all_methods, models, architectures, golden, form, Talk(quiet, False)))

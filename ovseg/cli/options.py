@@ -65,12 +65,25 @@ NETWORK = _options(
         trident        needs --guide (dino-b16), --sam""",
     ),
     click.option("--guide", metavar="NAME", help="Other network for a method or lposs: dino-b8, dino-b16, self ..."),
-    click.option("--sam", metavar="NAME", help="SAM for proposer sam, trident, guide sam: sam-vit-b, sam-vit-h ..."),
+    click.option("--sam", metavar="NAME", help="SAM for proposers, trident, guide sam: sam-vit-b, sam-vit-h ..."),
     click.option("--protocol", metavar="NAME", help="fast, or paper (the released programs' windows)."),
     click.option("--size", type=int, metavar="PX", help="Short side at which pictures are read."),
     click.option("--runtime", metavar="NAME", help="Who computes the network: torch, openvino."),
     click.option("--precision", metavar="NAME", help="float32, or bfloat16 (faster, nearly the same)."),
-    click.option("--proposer", metavar="NAME", help="Where regions come from: none, felzenszwalb, sam."),
+    click.option(
+        "--proposer",
+        metavar="NAME",
+        help="""Where regions come from; the last five need --sam:
+
+        \b
+        none          no region: the dense map decides
+        felzenszwalb  nested segments, no weights needed
+        sam           segment-anything's masks, 32 x 32 points
+        sam-coarse    8 x 8 points, a mask each
+        sam-adaptive  32 x 32 points less those explained
+        from-map      a mask a part of the names' map
+        prompted      a mask a box or point of the options""",
+    ),
     click.option("--recipe", "recipe_file", metavar="FILE", help="All choices from a recipe in JSON."),
     click.option("--weights", metavar="DIR", help="Look for weights here first (or set OVSEG_WEIGHTS)."),
     click.option("--device", default="auto", show_default=True, help="auto, cpu, cuda, cuda:N, mps."),

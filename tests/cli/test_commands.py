@@ -13,6 +13,7 @@ import pytest
 from PIL import Image
 
 from ovseg import cli, weights
+from ovseg.proposals import PROPOSERS
 
 ROOT = Path(__file__).resolve().parents[2]
 EXAMPLE = weights.bundled("demo/examples") / "breakfast.jpg"
@@ -44,6 +45,27 @@ def test_help_is_quick_and_shows_examples_for_every_command() -> None:
     for name, command in cli.app.commands.items():
         text = command.get_help(cli.click.Context(command, info_name=name))
         assert "Examples:" in text and text.index("Examples:") < text.index("Options:"), name
+
+
+def test_help_has_every_proposer_with_what_it_gives() -> None:
+    segment = cli.app.commands["segment"]
+    text = segment.get_help(cli.click.Context(segment, info_name="segment"))
+    rows = [f"{name:12}  {row.what}" for name, row in PROPOSERS.items()]
+    assert [row for row in rows if row not in text] == []
+    lines = [line.strip() for line in text.splitlines()]
+    assert [row for row in rows if row not in lines] == [] and max(map(len, text.splitlines())) <= 90
+    with_sam = [name for name, row in PROPOSERS.items() if row.needs_sam]
+    assert "the last five need --sam" in text and with_sam == [*PROPOSERS][-5:]
+
+
+def test_check_proposers_is_the_table_of_proposers(run: Any) -> None:
+    code, out, _ = run("check", "--proposers", "--json")
+    told = [json.loads(line) for line in out.splitlines()]
+    assert code == 0 and [one["proposer"] for one in told] == [*PROPOSERS]
+    by_name = {one["proposer"]: one for one in told}
+    assert by_name["from-map"]["needs"] == ["SAM", "names"] and by_name["from-map"]["options"]["min_iou"] == 0.9
+    code, out, _ = run("check", "--proposers", "--markdown")
+    assert code == 0 and all(f"| {name} | {row.what} |" in out for name, row in PROPOSERS.items())
 
 
 def test_stages_refining_and_area_reach_the_recipe_and_misspelt_ones_are_told(run: Any) -> None:
