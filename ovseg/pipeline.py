@@ -10,12 +10,13 @@ import threading
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Any, overload
+from typing import TYPE_CHECKING, Any, overload
 
 import numpy as np
 from jaxtyping import Float32, UInt8
 
-from ovseg import anomaly, encoders, extras, images, labels, proposals, runtime, weights
+from ovseg import anomaly, click, encoders, extras, images, labels, proposals, runtime, weights
+from ovseg.click import Click
 from ovseg.clip import dense, load, pictures, text
 from ovseg.clip.guides import Guide, load_guide
 from ovseg.clip.load import Clip
@@ -26,6 +27,9 @@ from ovseg.opening import best_here, needed_weights
 from ovseg.prompts import read_words
 from ovseg.recipe import PRESETS, Recipe, preset
 from ovseg.types import AnomalyMap, DenseFeatures, Regions, Segmentation, Vocabulary
+
+if TYPE_CHECKING:
+    from ovseg.sam.cache import Embeddings
 
 VOCABULARIES_KEPT = 64
 FIRST_LOOK = "maskclip-reduced"  # what proposers see where regions come before the method
@@ -68,9 +72,11 @@ class Pipeline:
         sam: object | None = None,
         cache: Path | None = None,
         guide: Guide | None = None,
+        embeddings: int | None = None,
     ) -> None:
         self.recipe, self.clip, self.sam, self.cache, self.guide = recipe, clip, sam, cache, guide
         self.masks = _mask_model(sam)
+        self.embeddings = _kept_embeddings(embeddings) if self.masks is not None else None
         self._vocabularies: dict[Any, Vocabulary] = {}
         self._lock = threading.Lock()
 
@@ -84,12 +90,15 @@ class Pipeline:
         allow_download: bool = False,
         allow_pickle: bool = False,
         cache: str | Path | None = "default",
+        embeddings: int | None = None,
         **changes: Any,
     ) -> "Pipeline":
         """The networks of a preset or a recipe, loaded. Without one: the best preset whose weights are here, logged.
 
         `changes` replace choices of the recipe (`method="sclip"`). `folder` is sought first for weights. Texts and
-        compiled graphs are kept in `cache` (None: not at all). Nothing is fetched unless `allow_download`. Raises
+        compiled graphs are kept in `cache` (None: not at all), what a SAM makes of pictures in memory, at most
+        `embeddings` bytes (512 MB unless given, 4 MB a picture): the same picture again costs it nothing. Nothing is
+        fetched unless `allow_download`. Raises
         `MissingWeights` with the commands that bring them; another model never stands in.
         """
         chosen = best_here(folder) if recipe is None else recipe
@@ -121,7 +130,7 @@ class Pipeline:
                 chosen.guide, device=str(clip.device), folder=folder, allow_pickle=allow_pickle, clip=clip, sam=sam
             )
         kept = weights.cache_folder() / "text" if cache == "default" else cache
-        return cls(chosen, clip, sam, Path(kept) if kept is not None else None, guide)
+        return cls(chosen, clip, sam, Path(kept) if kept is not None else None, guide, embeddings)
 
     @overload
     def encode(
@@ -214,6 +223,54 @@ class Pipeline:
             return [self._ask(one, names, channel_order, progress, changes) for one in image]
         return self._ask(image, names, channel_order, progress, changes)
 
+    def click(
+        self,
+        image: Any,
+        *,
+        points: Any = None,
+        labels: Any = None,
+        boxes: Any = None,
+        masks: Any = None,
+        names: Any = None,
+        every: bool = False,
+        previous: Click | None = None,
+        channel_order: str = "rgb",
+        progress: Progress | None = None,
+    ) -> Click:
+        """The mask of what somebody points at, and what it may be called; for an `Encoding` no image network runs.
+
+        `points` [(x, y), ...] in pixels with `labels` 1 (inside, the default) and 0 (outside), and a box (XYXY), are
+        one prompt; a list of lists, and several boxes, are several prompts, of which bad ones end up under `problems`.
+        `masks` are mask prompts: logits of a former answer, regions, boolean masks. `previous` goes on from a former
+        answer: its prompts stand, points are added. `every` gives all three masks of a prompt. `names` as in `segment`.
+        """
+        if self.masks is None:
+            raise BadUsage(
+                f"a click needs a SAM-type network: recipe {self.recipe.name} has none; open it with one, for instance "
+                f"Pipeline.open({self.recipe.name!r}, sam='tiny-sam')"
+            )
+        encoding = self._encoded(image, channel_order, progress)
+        found = click.ask(
+            self.masks,
+            self._embedding(encoding.image) if encoding.embedding is None else encoding.embedding,
+            encoding.image,
+            encoding.features,
+            self.recipe,
+            points=points,
+            labels=labels,
+            boxes=boxes,
+            masks=masks,
+            every=every,
+            previous=previous,
+        )
+        return found if names is None else self.name(found, names)
+
+    def name(self, found: Click, names: Any, **changes: Any) -> Click:
+        """The same masks with other names; neither masks nor vectors are made again. `changes` as in `segment`."""
+        recipe = self._asking(changes)
+        vocabulary = self.vocabulary(names, templates=changes.get("templates"), negatives=changes.get("negatives"))
+        return click.named(found, vocabulary, recipe)
+
     @overload
     def anomaly(
         self,
@@ -265,12 +322,7 @@ class Pipeline:
     def _ask(
         self, image: Any, names: Any, channel_order: str, progress: Progress | None, changes: dict[str, Any]
     ) -> Segmentation:
-        recipe = self.recipe.replace(**changes) if changes else self.recipe
-        if recipe.image_side != self.recipe.image_side:
-            raise BadUsage(
-                "method, protocol, sizes, proposer and encoder belong to the image side: open another pipeline "
-                f"(Pipeline.open({self.recipe.name!r}, ...)) to change them"
-            )
+        recipe = self._asking(changes)
         vocabulary = self.vocabulary(names, templates=changes.get("templates"), negatives=changes.get("negatives"))
         encoding = self._encoded(image, channel_order, progress)
 
@@ -287,6 +339,16 @@ class Pipeline:
             picture=encoding.image,
             propose=propose if proposals.proposer(recipe.proposer).needs_names else None,
         )
+
+    def _asking(self, changes: dict[str, Any]) -> Recipe:
+        """The recipe with choices of asking changed; those of the image side cannot be."""
+        recipe = self.recipe.replace(**changes) if changes else self.recipe
+        if recipe.image_side != self.recipe.image_side:
+            raise BadUsage(
+                "method, protocol, sizes, proposer and encoder belong to the image side: open another pipeline "
+                f"(Pipeline.open({self.recipe.name!r}, ...)) to change them"
+            )
+        return recipe
 
     def _encoded(self, image: Any, channel_order: str, progress: Progress | None) -> Encoding:
         if isinstance(image, Encoding):
@@ -317,7 +379,11 @@ class Pipeline:
         borrowed = recipe.guide == "sam" or "sam" in needs(recipe.method)
         if self.masks is None or (borrowed and not proposals.proposer(recipe.proposer).needs_sam):
             return None
-        return self.masks.encode(picture)
+        return self._embedding(picture)
+
+    def _embedding(self, picture: UInt8[np.ndarray, "height width 3"]) -> Any:
+        assert self.embeddings is not None, "a pipeline with a SAM keeps embeddings"
+        return self.embeddings.get(self.masks, picture)
 
     def _propose(
         self,
@@ -374,6 +440,12 @@ def _mask_model(sam: object | None) -> Any:
     from ovseg.sam.model import MaskModel
 
     return sam if isinstance(sam, MaskModel) else MaskModel(sam)
+
+
+def _kept_embeddings(budget: int | None) -> "Embeddings":
+    from ovseg.sam.cache import BUDGET, Embeddings
+
+    return Embeddings(BUDGET if budget is None else budget)
 
 
 def _silent(stage: str, done: int, of: int) -> None:

@@ -1,15 +1,23 @@
 import json
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import replace
+from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pytest
 from numpy.random import Generator
+from PIL import Image
 
+import tiny
 from ovseg import click
 from ovseg.click import Click, ask, named
 from ovseg.encoders import encode
 from ovseg.errors import BadInput, BadUsage
+from ovseg.pipeline import Encoding, Pipeline
 from ovseg.recipe import Recipe
+from ovseg.sam import cache
+from ovseg.sam.grid import AutomaticMaskGenerator
 from ovseg.sam.model import Embedding, MaskModel
 from ovseg.sam.prompted import prompted
 from ovseg.types import DenseFeatures, Regions, Vocabulary
@@ -241,10 +249,162 @@ def test_a_click_is_told_in_json_and_in_a_line(scene: Scene, rng: Generator) -> 
 
 
 def test_columns_of_a_click_belong_together(scene: Scene) -> None:
-    from dataclasses import replace
-
     found = scene.ask(points=[(30, 20)])
     with pytest.raises(BadInput, match="every mask of a click"):
         replace(found, prompts=())
     with pytest.raises(BadInput, match="a score for every name"):
         replace(found, names=("cat",))
+
+
+WITH_SAM = Recipe(name="test", model="test", sam="test", short_side=48, templates="bare", negatives="word", scale=100.0)
+PICTURE = tiny.picture(48, 80)
+
+
+class Counted(MaskModel):
+    """Counts its encodes and its decodes."""
+
+    def __init__(self) -> None:
+        super().__init__(narrow_sam())
+        self.encodes, self.decodes = 0, 0
+
+    def encode(self, image: np.ndarray) -> Embedding:
+        self.encodes += 1
+        return super().encode(image)
+
+    def shared(self, *given: Any) -> Any:
+        self.decodes += 1
+        return super().shared(*given)
+
+
+class CountedPipeline:
+    """A pipeline, and how many pictures its networks have seen."""
+
+    def __init__(self, **options: Any) -> None:
+        self.sam = Counted()
+        self.pipe = Pipeline(WITH_SAM, tiny.clip(), self.sam, **options)
+        self.seen, self.read = 0, 0
+        self.pipe.clip.visual.conv1.register_forward_pre_hook(self._seen)
+        self.pipe.clip.model.token_embedding.register_forward_pre_hook(self._read)
+
+    def _seen(self, _: Any, given: tuple[Any, ...]) -> None:
+        self.seen += 1
+
+    def _read(self, _: Any, given: tuple[Any, ...]) -> None:
+        self.read += 1
+
+    @property
+    def counts(self) -> tuple[int, int, int]:
+        """Encodes of CLIP, encodes and decodes of the SAM."""
+        return self.seen, self.sam.encodes, self.sam.decodes
+
+
+@pytest.fixture
+def counted() -> CountedPipeline:
+    return CountedPipeline()
+
+
+def test_a_click_on_an_encoding_calls_no_encoder(counted: CountedPipeline) -> None:
+    pipe = counted.pipe
+    encoding = pipe.encode(PICTURE)
+    seen, encodes, _ = counted.counts
+    assert encodes == 1 and encoding.embedding is not None
+    first = pipe.click(encoding, points=[(30, 20)], names=["cat", "dog"])
+    pipe.click(encoding, boxes=[3, 5, 60, 40], points=[(9, 9)], labels=[0], names=["cat"], every=True)
+    pipe.click(encoding, points=[(50, 30)], labels=[0], previous=first)
+    assert counted.counts[:2] == (seen, 1)
+    assert first.names == ("cat", "dog") and first.recipe is pipe.recipe and len(first.ranked()[0]) == 2
+
+
+def test_other_names_of_a_click_call_the_text_side_only(counted: CountedPipeline) -> None:
+    pipe = counted.pipe
+    masks = pipe.click(PICTURE, points=[(30, 20)])
+    before = counted.counts
+    assert masks.names == () and counted.read == 0
+    found = [pipe.name(masks, names) for names in (["cat", "dog"], {"bird": ["bird", "crow"]}, ["cat", "dog"])]
+    assert counted.counts == before and counted.read > 0
+    assert found[0].names == ("cat", "dog") and found[1].names == ("bird",)
+    assert (found[0].scores == found[2].scores).all() and found[0].regions is masks.regions
+    asked_at_once = pipe.click(PICTURE, points=[(30, 20)], names=["cat", "dog"])
+    assert (asked_at_once.scores == found[0].scores).all()
+
+
+def test_names_of_a_click_take_the_choices_of_asking(counted: CountedPipeline) -> None:
+    masks = counted.pipe.click(PICTURE, points=[(30, 20)])
+    alone = counted.pipe.name(masks, ["cat", "dog"], negatives="none")
+    assert abs(alone.scores.sum() - 1) <= 1e-6 and alone.best[0] in ("cat", "dog")
+    assert counted.pipe.name(masks, ["cat", "dog"], negatives="scene").scores.sum() < 0.999
+    assert counted.pipe.name(masks, ["cat", "dog"], negatives="none", threshold=1.0).best == (None,)
+    with pytest.raises(BadUsage, match="belong to the image side"):
+        counted.pipe.name(masks, ["cat"], method="sclip")
+
+
+def test_without_a_sam_a_click_says_what_to_do() -> None:
+    pipe = Pipeline(WITH_SAM.replace(sam=""), tiny.clip())
+    with pytest.raises(BadUsage, match=r"needs a SAM-type network: recipe test has none; .*sam='tiny-sam'"):
+        pipe.click(PICTURE, points=[(30, 20)])
+
+
+def test_the_same_picture_by_another_way_costs_the_sam_nothing(counted: CountedPipeline, tmp_path: Path) -> None:
+    for name in ("one.png", "two.png"):
+        Image.fromarray(PICTURE).save(tmp_path / name)
+    first, second = counted.pipe.encode(tmp_path / "one.png"), counted.pipe.encode([PICTURE, tmp_path / "two.png"])
+    assert counted.sam.encodes == 1
+    assert first.embedding is second[0].embedding is second[1].embedding
+    turned = counted.pipe.encode(np.ascontiguousarray(PICTURE[:, ::-1]))
+    assert counted.sam.encodes == 2 and not np.array_equal(turned.embedding.features, first.embedding.features)
+    assert not same(*(counted.pipe.click(one, points=[(30, 20)]) for one in (first, turned)))
+
+
+def test_a_budget_of_nothing_keeps_nothing() -> None:
+    counted = CountedPipeline(embeddings=0)
+    for _ in range(2):
+        counted.pipe.encode(PICTURE)
+    assert counted.sam.encodes == 2
+    with pytest.raises(BadUsage, match="a budget is bytes"):
+        CountedPipeline(embeddings=-1)
+
+
+def test_fresh_cached_and_reloaded_embeddings_give_the_same_to_the_bit(
+    counted: CountedPipeline, tmp_path: Path
+) -> None:
+    pipe = counted.pipe
+    fresh, cached = pipe.encode(PICTURE), pipe.encode(PICTURE)
+    other = CountedPipeline()
+    path = cache.save(fresh.embedding, counted.sam, tmp_path / "e.safetensors")
+    reloaded = replace(other.pipe.encode(PICTURE), embedding=cache.load(path, other.sam))
+    anew = Pipeline(WITH_SAM, tiny.clip(), MaskModel(narrow_sam())).encode(PICTURE)
+    generator = AutomaticMaskGenerator(
+        counted.sam, points_per_side=3, pred_iou_thresh=0.0, stability_score_thresh=0.0, output_mode="coco_rle"
+    )
+    records = generator.generate(PICTURE, fresh.embedding)
+    clicked = pipe.click(fresh, points=[[(30, 20)], [(60, 9)]], names=["cat", "dog"])
+    assert records and counted.sam.encodes == 1
+    for pipeline, encoding in ((pipe, cached), (other.pipe, reloaded), (pipe, anew)):
+        assert generator.generate(PICTURE, encoding.embedding) == records
+        again = pipeline.click(encoding, points=[[(30, 20)], [(60, 9)]], names=["cat", "dog"])
+        assert same(again, clicked) and (again.scores == clicked.scores).all()
+
+
+def test_an_encoding_without_an_embedding_gets_one_when_it_is_clicked(counted: CountedPipeline) -> None:
+    """Where the SAM is there for a method alone nothing is embedded before."""
+    whole = counted.pipe.encode(PICTURE)
+    wanted = counted.pipe.click(whole, points=[(30, 20)])
+    other = CountedPipeline()
+    bare: Encoding = replace(other.pipe.encode(PICTURE), embedding=None)
+    assert same(other.pipe.click(bare, points=[(30, 20)]), wanted)
+    assert same(other.pipe.click(bare, points=[(30, 20)]), wanted) and other.sam.encodes == 1
+
+
+def test_four_threads_click_as_one_does(counted: CountedPipeline) -> None:
+    pictures = [tiny.picture(48, 80, seed=seed) for seed in range(2)]
+    places = [(30, 20), (60, 9), (5, 40), (70, 44)]
+
+    def asked(pipe: Pipeline, number: int) -> Click:
+        return pipe.click(pictures[number % 2], points=[places[number % 4]], names=["cat", "dog"])
+
+    alone = [asked(CountedPipeline().pipe, number) for number in range(4)]
+    with ThreadPoolExecutor(4) as pool:
+        found = list(pool.map(lambda number: asked(counted.pipe, number), range(12)))
+    assert counted.sam.encodes == 2
+    for number, one in enumerate(found):
+        assert same(one, alone[number % 4]) and (one.scores == alone[number % 4].scores).all()
