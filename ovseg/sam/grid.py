@@ -6,7 +6,9 @@ exact     the records of segment-anything's `SamAutomaticMaskGenerator` (faceboo
           the size that their own part of the frame needs, and run lengths are written for those that stay.
 coarse    8 x 8 points and one mask each: enough for naming regions (CorrCLIP, arXiv:2411.10086, loses 0.6 to 0.7 mIoU
           by it), not for counting objects.
-adaptive  the points of `exact` in four passes, those skipped that lie under what is found: other masks, fewer decodes.
+adaptive  the points of `exact` in four passes, those skipped that what is found by then explains (`adaptive`): other
+          masks, for a third to a half of the decodes. recall="objects" finds 95 % and more of the whole objects that
+          `exact` finds, and four of five of all masks (tests/bench/masks.py adaptive); "parts" spends more.
 """
 
 from collections.abc import Iterator, Mapping, Sequence
@@ -16,9 +18,11 @@ from typing import Any
 
 import numpy as np
 import torch
-from jaxtyping import Bool, Float, Float32, Int, UInt8
+from jaxtyping import Bool, Float, Int, UInt8
 
 from ovseg.errors import BadInput, BadUsage, UnknownName
+from ovseg.sam.adaptive import RECALLS, explained, passes, under_large
+from ovseg.sam.found import QUALITIES, RULES, Found, Quality, scores, thinned
 from ovseg.sam.model import Embedding, MaskModel
 from ovseg.sam.runs import Kept, compress, without_specks
 from ovseg.sam.stretch import Cut, Stretch
@@ -26,15 +30,7 @@ from ovseg.types import Regions
 
 EDGE = 20  # px: a mask this near to the edge of a crop, but not of the picture, belongs to a neighbour
 OUTPUTS = ("binary_mask", "uncompressed_rle", "coco_rle")
-QUALITIES = ("predicted_iou", "stability_score")
-RECALLS: Mapping[str, tuple[int, float]] = MappingProxyType(
-    {  # a later point is skipped under so many accepted masks, or under one of at most this share of the frame
-        "objects": (3, 0.05),
-        "parts": (2, 0.0),
-    }
-)
-ALIKE, STEPS = 4, 2  # so many decoded points within so many steps, all with the same masks, speak for those between
-PASSES = (((1, 1),), ((3, 3),), ((1, 3), (3, 1)))  # (row, col) modulo 4; the last pass is the rest
+FACE = ("answer", "encode", "fits", "logits", "placed", "points", "shared", "stretch")  # what makes a mask model
 
 # segment-anything's options with its defaults, and what a mode changes of them; then ours. A threshold of 0 is none.
 OPTIONS: Mapping[str, Any] = MappingProxyType(
@@ -53,7 +49,9 @@ OPTIONS: Mapping[str, Any] = MappingProxyType(
         "min_mask_region_area": 0,  # px
         "output_mode": "binary_mask",
         "multimask": True,  # three masks a point, the whole and parts; False: the one
-        "quality": "predicted_iou",  # which number wins where boxes overlap
+        "quality": "predicted_iou",  # which number wins where masks overlap: a name, or a function of `Found`
+        "nms": "box",  # what overlaps: boxes, or masks
+        "max_regions": 10_000,  # in one picture; more are refused
         "keep_logits": False,  # records hold `low_res_logits` as well
         "recall": "objects",  # of adaptive
     }
@@ -65,19 +63,6 @@ MODES: Mapping[str, Mapping[str, Any]] = MappingProxyType(
         "adaptive": {},
     }
 )
-
-
-@dataclass(frozen=True, eq=False)
-class Found:
-    """One mask that passed the filters; `box` is XYXY of the frame's pixels, inclusive; `crop` is XYXY edges."""
-
-    kept: Kept
-    box: tuple[int, int, int, int]
-    predicted_iou: float
-    stability_score: float
-    point: tuple[float, float]
-    crop: tuple[int, int, int, int]
-    logits: Float32[np.ndarray, "high wide"] | None = None
 
 
 @dataclass(frozen=True)
@@ -100,10 +85,25 @@ class _View:
     frame: tuple[int, int]  # height, width of the picture
 
 
+@dataclass(frozen=True, eq=False)
+class _Told:
+    """What one point gave: its number, masks that passed, how many were made, whether one was stable.
+
+    `under` says which cells that were asked for lie in its large masks, passed or not.
+    """
+
+    number: int
+    found: list[Found]
+    raised: int
+    stable: bool
+    under: Bool[np.ndarray, " cells"]
+
+
 class AutomaticMaskGenerator:
     """Masks of everything in a picture: segment-anything's generator with `mode` and the options under `OPTIONS`.
 
-    `model` is a `MaskModel` or any network with segment-anything's parts. One generator may serve many threads.
+    `model` is a `MaskModel`, anything with its face, or any network with segment-anything's parts. One generator may
+    serve many threads.
     """
 
     def __init__(self, model: Any, *, mode: str = "exact", **options: Any) -> None:
@@ -112,16 +112,10 @@ class AutomaticMaskGenerator:
         for name in options:
             if name not in OPTIONS:
                 raise UnknownName.of("option of AutomaticMaskGenerator", name, OPTIONS)
-        self.model = model if isinstance(model, MaskModel) else MaskModel(model)
+        self.model = model if all(hasattr(model, name) for name in FACE) else MaskModel(model)
         self.mode = mode
         self.options: Mapping[str, Any] = MappingProxyType({**OPTIONS, **MODES[mode], **options})
-        for name, known in (("output_mode", OUTPUTS), ("quality", QUALITIES), ("recall", RECALLS)):
-            if self.options[name] not in known:
-                raise UnknownName.of(name, str(self.options[name]), known)
-        if (self.options["points_per_side"] is None) == (self.options["point_grids"] is None):
-            raise BadUsage("points_per_side or point_grids is needed, and not both: set the other to None")
-        if mode == "adaptive" and self.options["point_grids"] is not None:
-            raise BadUsage("mode adaptive walks a square grid: give points_per_side, not point_grids")
+        self._check_options()
         self.grids = self._grids()
 
     def generate(
@@ -133,14 +127,38 @@ class AutomaticMaskGenerator:
         return [self._record(one, height, width, floats) for one in found]
 
     def regions(
-        self, image: UInt8[np.ndarray, "height width 3"], embedding: Embedding | None = None, column: str = ""
+        self, image: UInt8[np.ndarray, "height width 3"], embedding: Embedding | None = None, column: Quality = ""
     ) -> tuple[Regions, Asked]:
         """The same masks as regions whose quality is `column` (as a rule the one that sorts), and what they cost."""
         found, asked, _ = self._find(image, embedding)
         height, width = image.shape[:2]
-        quality = np.array([getattr(one, column or self.options["quality"]) for one in found], np.float32)
+        quality = scores(found, column or self.options["quality"]).clip(0, 1)
         rles = tuple(one.kept.rle(height, width) for one in found)
-        return Regions(height, width, rles, np.nan_to_num(quality).clip(0, 1)), asked
+        return Regions(height, width, rles, quality), asked
+
+    def _check_options(self) -> None:
+        given = self.options
+        names = {"output_mode": OUTPUTS, "nms": RULES, "recall": RECALLS}
+        if not callable(given["quality"]):
+            names["quality"] = QUALITIES
+        for name, known in names.items():
+            if given[name] not in known:
+                raise UnknownName.of(name, str(given[name]), known)
+        layers, side, grids = given["crop_n_layers"], given["points_per_side"], given["point_grids"]
+        if (side is None) == (grids is None):
+            raise BadUsage("points_per_side or point_grids is needed, and not both: set the other to None")
+        if self.mode == "adaptive" and grids is not None:
+            raise BadUsage("mode adaptive walks a square grid: give points_per_side, not point_grids")
+        counts = {"points_per_batch": 1, "max_regions": 0, "crop_n_points_downscale_factor": 1, "crop_n_layers": 0}
+        for name, least in (counts | ({} if side is None else {"points_per_side": 1})).items():
+            if given[name] < least:
+                raise BadUsage(f"{name} must be {least} or more: got {given[name]}")
+        shapes = [np.shape(grid) for grid in grids or ()]
+        if grids is not None and (len(grids) != layers + 1 or any(len(one) != 2 or one[1] != 2 for one in shapes)):
+            raise BadUsage(
+                f"point_grids needs {layers + 1} arrays of (x, y) in [0, 1], one a layer of crops and one for the "
+                f"picture: got shapes {', '.join(map(str, shapes)) or 'none'}"
+            )
 
     def _grids(self) -> list[Float[np.ndarray, "n 2"]]:
         """Points (x, y) in [0, 1], one array a layer of crops."""
@@ -148,8 +166,13 @@ class AutomaticMaskGenerator:
 
         given = self.options
         if given["point_grids"] is not None:
-            return list(given["point_grids"])
+            return [np.asarray(grid, float) for grid in given["point_grids"]]
         layers, shrink = given["crop_n_layers"], given["crop_n_points_downscale_factor"]
+        if given["points_per_side"] < shrink**layers:
+            raise BadUsage(
+                f"points_per_side must be {shrink**layers} or more with {layers} layers of crops that have {shrink} "
+                f"times fewer each: got {given['points_per_side']}"
+            )
         return list(build_all_layer_point_grids(given["points_per_side"], layers, shrink))
 
     def _find(self, image: Any, embedding: Embedding | None) -> tuple[list[Found], Asked, tuple[bool, bool]]:
@@ -163,6 +186,8 @@ class AutomaticMaskGenerator:
         found: list[Found] = []
         asked, float_boxes, float_crops = Asked(0, 0, 0), False, False
         for (left, top, right, bottom), layer in zip(crops, layers, strict=True):
+            if left == right or top == bottom:  # a picture of few pixels has crops of none
+                continue
             own = embedding if embedding is not None and not layer else self.model.encode(image[top:bottom, left:right])
             shared = self.model.shared(own)
             view = _View(shared, self.model.stretch(own), own, (left, top, right, bottom), (height, width))
@@ -172,68 +197,71 @@ class AutomaticMaskGenerator:
             float_boxes, float_crops = float_boxes or dry, float_crops or not some
             asked = Asked(asked.points + work.points, asked.decoded + work.decoded, asked.raised + work.raised)
             found += some
+            _bounded(found, given["max_regions"], height, width)
         if len(crops) > 1:  # small crops first
             small = [1 / ((one.crop[2] - one.crop[0]) * (one.crop[3] - one.crop[1])) for one in found]
-            found = [found[i] for i in _suppress(found, small, given["crop_nms_thresh"])]
+            found = thinned(found, np.array(small, np.float32), given["crop_nms_thresh"], given["nms"], (height, width))
         if given["min_mask_region_area"] > 0:
             worst = max(given["box_nms_thresh"], given["crop_nms_thresh"])
-            found = _tidied(found, given["min_mask_region_area"], worst, height, width)
+            found = _tidied(found, given["min_mask_region_area"], worst, given["nms"], (height, width))
         return found, asked, (float_boxes, float_crops)
 
     def _all(self, view: _View, points: Float[np.ndarray, "n 2"]) -> tuple[list[Found], Asked, bool]:
-        """Every point of a crop; boxes that overlap are thinned by quality."""
+        """Every point of a crop; what overlaps is thinned by quality."""
         found: list[Found] = []
         raised, batch = 0, self.options["points_per_batch"]
         stable = np.zeros(-(-len(points) // batch), bool)
-        for number, some, made, passed in self._decode(view, points):
-            found += some
-            raised += made
-            stable[number // batch] |= passed
-        return self._thinned(found), Asked(len(points), len(points), raised), not bool(stable.all())
+        for told in self._decode(view, points):
+            found += told.found
+            raised += told.raised
+            stable[told.number // batch] |= told.stable
+        return self._thinned(found, view), Asked(len(points), len(points), raised), not bool(stable.all())
 
     def _adaptive(self, view: _View, points: Float[np.ndarray, "n 2"]) -> tuple[list[Found], Asked, bool]:
-        """Points in four passes, without those that what is accepted by then already explains."""
-        side = round(len(points) ** 0.5)
-        row, col = np.divmod(np.arange(len(points)), side)
-        phase = np.full(len(points), len(PASSES))
-        for number, places in enumerate(PASSES):
-            for place in places:
-                phase[(row % 4 == place[0]) & (col % 4 == place[1])] = number
-        enough, share = RECALLS[self.options["recall"]]
-        small = share * (view.box[2] - view.box[0]) * (view.box[3] - view.box[1])
-        decoded, raised = np.zeros(len(points), bool), 0
+        """Points in passes, without those that what is found by then explains."""
+        recall = RECALLS[self.options["recall"]]
+        cells = self._cells(points, view.embedding) if recall.grounds else None
+        pixels = (points + view.box[:2]).astype(np.int64)
+        decoded, refused, raised = np.zeros(len(points), bool), np.zeros(len(points), np.int64), 0
         found: list[Found] = []
-        owners: list[int] = []  # the point of each candidate
-        for number in range(len(PASSES) + 1):
-            turn = np.flatnonzero(phase == number)
+        for number, turn in enumerate(passes(round(len(points) ** 0.5))):
             if number:
-                accepted = self._thinned(found)
-                pixels = (points[turn] + view.box[:2]).astype(np.int64)
-                above, under_small = _covered(accepted, pixels, small)
-                skip = under_small | (above >= enough)
-                if self.options["recall"] == "objects":
-                    skip |= _explained(turn, side, decoded, _signatures(found, owners, accepted))
-                turn = turn[~skip]
+                turn = turn[~explained(self._thinned(found, view), pixels, decoded, refused, recall)[turn]]
             decoded[turn] = True
-            for at, some, made, _ in self._decode(view, points[turn]):
-                found += some
-                owners += [int(turn[at])] * len(some)
-                raised += made
-        return self._thinned(found), Asked(len(points), int(decoded.sum()), raised), False
+            for told in self._decode(view, points[turn], cells):
+                found += told.found
+                raised += told.raised
+                if cells is not None:
+                    refused += told.under
+        return self._thinned(found, view), Asked(len(points), int(decoded.sum()), raised), False
 
-    def _decode(self, view: _View, points: Float[np.ndarray, "n 2"]) -> Iterator[tuple[int, list[Found], int, bool]]:
-        """For each point its number, what passed the filters, how many masks were made, whether one was stable."""
+    def _cells(self, points: Float[np.ndarray, "n 2"], embedding: Embedding) -> Int[np.ndarray, "n 2"]:
+        """The cell (row, col) of the low-resolution masks that each point of a crop lies in."""
+        cells = self.model.placed(points, embedding)[:, ::-1] * self._scale()
+        return np.minimum(cells.astype(np.int64), np.array(self.model.cells) - 1)
+
+    def _scale(self) -> Float[np.ndarray, " 2"]:
+        return np.array(self.model.cells) / self.model.side
+
+    def _decode(
+        self, view: _View, points: Float[np.ndarray, "n 2"], cells: Int[np.ndarray, "cells 2"] | None = None
+    ) -> Iterator[_Told]:
+        """What each point gives; masks are made at low resolution where one is wanted, or for all if cells are."""
         given, model, single = self.options, self.model, not self.options["multimask"]
         labels = np.ones((len(points), 1), np.int64)
+        held = np.ceil(np.array(view.embedding.kept) * self._scale()).astype(int)
         prompts = model.points(points[:, None], labels, view.embedding)
         for picked, answer in model.answer(view.image, prompts, single=single):
             quality = answer.quality.cpu()
             good = quality > given["pred_iou_thresh"] if given["pred_iou_thresh"] > 0 else torch.ones_like(quality) > 0
-            wanted = torch.nonzero(good.any(dim=1)).flatten()
+            wanted = torch.nonzero(good.any(dim=1) | (cells is not None)).flatten()
             logits = model.logits(answer, wanted, single=single).cpu().numpy() if len(wanted) else None
             place = {int(prompt): at for at, prompt in enumerate(wanted)}
             for prompt, number in enumerate(range(picked.start, picked.stop)):
-                some, made, stable = [], 0, False
+                some, made, stable, under = [], 0, False, np.zeros(0, bool)
+                if cells is not None:
+                    assert logits is not None, "all prompts are wanted"
+                    under = under_large(logits[place[prompt]], model.threshold, (int(held[0]), int(held[1])), cells)
                 for mask in torch.nonzero(good[prompt]).flatten().tolist():
                     assert logits is not None, "a wanted prompt has logits"
                     made += 1
@@ -258,11 +286,11 @@ class AutomaticMaskGenerator:
                             low.copy() if given["keep_logits"] else None,
                         )
                     )
-                yield number, some, made, stable
+                yield _Told(number, some, made, stable, under)
 
-    def _thinned(self, found: Sequence[Found]) -> list[Found]:
-        scores = [getattr(one, self.options["quality"]) for one in found]
-        return [found[i] for i in _suppress(found, scores, self.options["box_nms_thresh"])]
+    def _thinned(self, found: Sequence[Found], view: _View) -> list[Found]:
+        given = self.options
+        return thinned(found, scores(found, given["quality"]), given["box_nms_thresh"], given["nms"], view.frame)
 
     def _record(self, found: Found, height: int, width: int, floats: tuple[bool, bool]) -> dict[str, Any]:
         """segment-anything's record; its boxes are XYWH of inclusive pixels."""
@@ -296,29 +324,29 @@ def _check(image: Any, embedding: Embedding | None, model: MaskModel) -> None:
         model.fits(embedding, shape[0], shape[1])
 
 
-def _suppress(found: Sequence[Found], scores: Sequence[float], worst: float | int) -> list[int]:
-    """Indices that box NMS keeps, best first: torchvision's, as segment-anything calls it, so that ties fall alike."""
-    from torchvision.ops.boxes import batched_nms
-
-    if not found:
-        return []
-    boxes = torch.tensor([one.box for one in found], dtype=torch.float32)
-    numbers = torch.tensor(np.nan_to_num(np.array(scores, np.float32)))
-    kept: list[int] = batched_nms(boxes, numbers, torch.zeros(len(boxes)), iou_threshold=worst).tolist()
-    return kept
+def _bounded(found: Sequence[Found], most: int, height: int, width: int) -> None:
+    if len(found) > most:
+        packed = sum(part.nbytes for one in found for part in (one.kept.changes, one.kept.packed) if part is not None)
+        raise BadUsage(
+            f"max_regions is {most}: {len(found)} masks passed the filters, {packed / 1e6:.1f} MB as run lengths and "
+            f"{len(found) * height * width / 1e9:.1f} GB as masks of the frame; raise the cuts (pred_iou_thresh, "
+            "stability_score_thresh) or max_regions"
+        )
 
 
-def _tidied(found: Sequence[Found], smallest: float | int, worst: float | int, height: int, width: int) -> list[Found]:
-    """Masks without small holes and islands; where boxes overlap then, those that needed no change win."""
-    new, scores = [], []
+def _tidied(
+    found: Sequence[Found], smallest: float | int, worst: float | int, rule: str, frame: tuple[int, int]
+) -> list[Found]:
+    """Masks without small holes and islands; where they overlap then, those that needed no change win."""
+    new, unchanged = [], []
     for one in found:
-        mask, changed = without_specks(one.kept.mask(height, width), smallest)
+        mask, changed = without_specks(one.kept.mask(*frame), smallest)
         if changed:
             cut = Cut(np.ascontiguousarray(mask.T), 0, 0, 0, 0)
             one = replace(one, kept=Kept.of(cut), box=cut.box)
         new.append(one)
-        scores.append(float(not changed))
-    return [new[i] for i in _suppress(new, scores, worst)]
+        unchanged.append(float(not changed))
+    return thinned(new, np.array(unchanged, np.float32), worst, rule, frame)
 
 
 def _moved(box: tuple[int, int, int, int], by: Sequence[int]) -> tuple[int, int, int, int]:
@@ -338,46 +366,4 @@ def _xywh(box: Sequence[int], floats: bool) -> list[Any]:
     return [float(number) for number in numbers] if floats else numbers
 
 
-def _covered(
-    accepted: Sequence[Found], pixels: Int[np.ndarray, "n 2"], small: float | int
-) -> tuple[Int[np.ndarray, " n"], Bool[np.ndarray, " n"]]:
-    """Over each pixel (x, y): how many masks lie there, and whether a small one does."""
-    above, under_small = np.zeros(len(pixels), np.int64), np.zeros(len(pixels), bool)
-    for one in accepted:
-        kept = one.kept
-        x, y = pixels[:, 0] - kept.left, pixels[:, 1] - kept.top
-        inside = np.flatnonzero((x >= 0) & (x < kept.cols) & (y >= 0) & (y < kept.rows))
-        if len(inside):
-            inside = inside[kept.bits[x[inside], y[inside]]]
-            above[inside] += 1
-            under_small[inside] |= kept.area <= small
-    return above, under_small
-
-
-def _signatures(found: Sequence[Found], owners: Sequence[int], accepted: Sequence[Found]) -> dict[int, frozenset[int]]:
-    """For each point that gave something, which accepted masks its own became: those whose boxes overlap them most."""
-    from torchvision.ops.boxes import box_iou
-
-    out: dict[int, set[int]] = {}
-    if found:
-        boxes = [torch.tensor([one.box for one in some], dtype=torch.float32) for some in (found, accepted)]
-        for owner, best in zip(owners, box_iou(*boxes).argmax(dim=1).tolist(), strict=True):
-            out.setdefault(owner, set()).add(best)
-    return {owner: frozenset(masks) for owner, masks in out.items()}
-
-
-def _explained(
-    turn: Int[np.ndarray, " n"], side: int, decoded: Bool[np.ndarray, " points"], gave: Mapping[int, frozenset[int]]
-) -> Bool[np.ndarray, " n"]:
-    """Whether enough decoded points around each point gave the same masks."""
-    row, col = np.divmod(np.flatnonzero(decoded), side)
-    out = np.zeros(len(turn), bool)
-    for place, point in enumerate(turn.tolist()):
-        own_row, own_col = divmod(point, side)
-        near = (np.abs(row - own_row) <= STEPS) & (np.abs(col - own_col) <= STEPS)
-        kinds = {gave.get(number, frozenset()) for number in (row[near] * side + col[near]).tolist()}
-        out[place] = near.sum() >= ALIKE and len(kinds) == 1
-    return out
-
-
-__all__ = ["Asked", "AutomaticMaskGenerator", "Found", "MODES", "OPTIONS", "QUALITIES", "RECALLS"]
+__all__ = ["Asked", "AutomaticMaskGenerator", "FACE", "Found", "MODES", "OPTIONS", "OUTPUTS", "QUALITIES", "RECALLS"]
