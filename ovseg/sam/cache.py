@@ -1,7 +1,7 @@
 """Embeddings kept: in a file, and in memory by what the picture shows.
 
-A key is made of the picture's pixels and of the network's weights, so two pictures or two networks never share an
-answer, and one picture under two names does.
+A key is made of the picture's pixels, of the network's weights and of who computes at which precision, so two pictures
+or two networks never share an answer, and one picture under two names does.
 """
 
 import hashlib
@@ -30,13 +30,17 @@ def save(embedding: Embedding, model: MaskModel, path: str | Path, *, half: bool
     plain = {name: one.detach().cpu().clone() for name, one in tensors.items()}  # whatever mode it was made in
     numbers = {"height": embedding.height, "width": embedding.width, "rows": embedding.kept[0]}
     told = {name: str(number) for name, number in {**numbers, "cols": embedding.kept[1]}.items()}
-    told["model"] = model.digest
+    told |= {"model": model.digest, "computed": model.computed}
     save_file({name: one.half() if half else one for name, one in plain.items()}, path, metadata=told)
     return Path(path)
 
 
 def load(path: str | Path, model: MaskModel) -> Embedding:
-    """The embedding in a file of `save`, in float32 on the network's device; refused if another network made it."""
+    """The embedding in a file of `save`, in float32 on the network's device.
+
+    Refused if another network made it, or the same in another runtime or precision: what it gives is then not what this
+    model would.
+    """
     from safetensors import SafetensorError, safe_open
 
     try:
@@ -51,6 +55,11 @@ def load(path: str | Path, model: MaskModel) -> Embedding:
     if told.get("model") != model.digest:
         raise BadInput(f"{path} was made by another network (weights {told.get('model', '?')[:12]}): encode again")
     embedding = Embedding(features, sizes[0], sizes[1], (sizes[2], sizes[3]), tuple(maps))
+    if told.get("computed") != model.computed:
+        raise BadInput(
+            f"{path} was computed by {told.get('computed', 'somebody else')}, this model computes by {model.computed}: "
+            "encode again, or open the model as it was"
+        )
     model.fits(embedding, embedding.height, embedding.width)
     return embedding
 

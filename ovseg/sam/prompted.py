@@ -167,15 +167,16 @@ def _answers(
     quality: list[Float32[np.ndarray, "b m"]] = []
     logits: list[Float32[np.ndarray, "b m high wide"]] = []
     shared = model.shared(embedding) if asked.masks is None else None
-    for begin in range(0, count, AT_ONCE):
-        part = slice(begin, begin + AT_ONCE)
+    step = max(1, count) if shared is not None else AT_ONCE  # a mask prompt is a map as large as the embedding
+    for begin in range(0, count, step):
+        part = slice(begin, begin + step)
         boxes, points, labels, masks = (
             None if one is None else one[part] for one in (asked.boxes, asked.points, asked.labels, asked.masks)
         )
         tokens, dense = model.prompts(embedding, boxes=boxes, points=points, labels=labels, masks=masks)
         own = shared if shared is not None else model.shared(embedding, dense)
         for _, answer in model.answer(own, tokens, single=single):
-            maps = model.logits(answer, torch.arange(len(tokens)), single=single).cpu().numpy()
+            maps = model.logits(answer, torch.arange(len(answer.quality)), single=single).cpu().numpy()
             found = answer.quality.cpu().numpy()
             if not single and not every:  # the best of three
                 best = found.argmax(axis=1)[:, None]

@@ -64,6 +64,8 @@ def test_what_another_network_or_nobody_saved_is_refused(rng: Generator, tmp_pat
     path = save(model.encode(image), model, tmp_path / "e.safetensors")
     with pytest.raises(BadInput, match="another network"):
         load(path, MaskModel(narrow_sam(1)))
+    with pytest.raises(BadInput, match="computed by torch float32 exact, this model computes by torch float32 folded"):
+        load(path, MaskModel(narrow_sam(), algebra="folded"))
     (tmp_path / "junk").write_bytes(b"no such thing at all")
     with pytest.raises(BadInput, match="an embedding that ovseg saved is needed"):
         load(tmp_path / "junk", model)
@@ -78,6 +80,8 @@ def test_a_picture_is_encoded_once_and_pictures_do_not_share(rng: Generator) -> 
     assert model.calls == 2 and kept.nbytes == 2 * SIZE
     assert kept.get(Counting(1), one) is not first
     assert key_of(model, one) != key_of(model, one.reshape(80, 48, 3))
+    assert key_of(model, one) != key_of(MaskModel(narrow_sam(), algebra="folded"), one)
+    assert key_of(model, one) == key_of(MaskModel(narrow_sam()), one)
 
 
 def test_two_threads_make_one_encode(rng: Generator) -> None:
