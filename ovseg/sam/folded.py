@@ -9,7 +9,7 @@ for each prompt; here the tokens carry those matrices instead, of H heads each:
 
 X, P: (N, channels). So N x channels x H T multiplications stand for N x channels x width. Layer 0 of a picture is
 shared as in `decoder`; up-scaling by 2 x 2 without overlap is a linear layer whose norm reads channels last. Results
-differ from `decoder`'s by 1e-6 of the largest value; attention takes 0.8 GFLOP a prompt for 1.9.
+differ from `decoder`'s by 1e-6 of the largest value; attention takes 0.9 GFLOP a prompt for 2.0.
 
 Weights and steps as in facebookresearch/segment-anything@dca509f (arXiv:2304.02643); the algebra is ours.
 """

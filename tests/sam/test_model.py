@@ -124,6 +124,26 @@ def test_mask_prompts_go_every_way(choice: dict[str, str], limit: float, image: 
     assert abs(wanted.logits[0] - wanted.logits[1]).max() > 1e-3
 
 
+def test_masks_stay_with_their_prompts_where_one_call_does_not_hold_all(
+    image: np.ndarray, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setitem(faces.ROOM, "torch", 2 * 4 * 32 * 16 * 16)
+    model = MaskModel(narrow_sam(), algebra="folded")
+    assert model.at_once == 2
+    embedding = model.encode(image)
+    boxes = np.array([[3.0, 2.0, 60.0 + i, 40.0] for i in range(5)])
+    masks = np.random.default_rng(0).normal(size=(5, 64, 64)).astype(np.float32)
+
+    def quality(some: slice) -> torch.Tensor:
+        prompts, dense = model.prompts(embedding, boxes=boxes[some], masks=masks[some])
+        return torch.cat([answer.quality for _, answer in model.answer(model.shared(embedding, dense), prompts)])
+
+    every = quality(slice(None))
+    for number in range(5):
+        assert off(quality(slice(number, number + 1)), every[number : number + 1]) <= 1e-5
+    assert off(every[1:], every[:1].expand(4, -1)) > 1e-3
+
+
 def test_a_part_is_prepared_once_for_any_number_of_prompts_points_and_threads(
     image: np.ndarray, monkeypatch: pytest.MonkeyPatch
 ) -> None:
