@@ -85,7 +85,7 @@ class Attend(nn.Module):
         key: Float[Tensor, "n heads cells d"],
         value: Float[Tensor, "n heads cells d"],
         query: Float[Tensor, "n heads cells d"],
-    ) -> tuple[Float[Tensor, "b masks"], Float[Tensor, "b masks channels"], Float[Tensor, "b cells channels"]]:
+    ) -> tuple[Float[Tensor, "b masks"], Float[Tensor, "b all channels"], Float[Tensor, "b cells channels"]]:
         decoder = self.decoder
         own = torch.cat([decoder.iou_token.weight, decoder.mask_tokens.weight])
         places = torch.cat([own.expand(prompts.shape[0], -1, -1), prompts], dim=1)  # the tokens are their own positions

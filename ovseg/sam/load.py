@@ -1,6 +1,7 @@
 """Opening a Segment Anything checkpoint: the right network for the tensors in a file, every key matched, or a sentence.
 
-`load` gives segment-anything's own network. What is of another family is told by the tensors: `OTHERS`.
+`load_model` gives any of them the face of `MaskModel`, `load` segment-anything's own network. What ovseg does not run
+is told by its tensors: `OTHERS`.
 """
 
 import re
@@ -10,11 +11,13 @@ from types import MappingProxyType
 
 import torch
 from segment_anything.modeling import Sam
-from torch import Tensor
+from torch import Tensor, nn
 
 from ovseg.clip.load import pick_device
-from ovseg.errors import BadWeights, UnknownName
+from ovseg.errors import BadUsage, BadWeights, UnknownName
 from ovseg.sam import mobile
+from ovseg.sam.foreign import ForeignModel, model_type, open_folder
+from ovseg.sam.model import MaskModel
 from ovseg.sam.networks import KINDS, PIXEL_MEAN, PIXEL_STD, SamShape, build, kind_of
 from ovseg.weights import read_state
 
@@ -101,6 +104,39 @@ def load(path: str | Path, kind: str | None = None, *, device: str = "cpu", allo
     return sam.requires_grad_(False).eval().to(place)
 
 
+def load_model(
+    source: str | Path | nn.Module,
+    kind: str | None = None,
+    *,
+    device: str = "cpu",
+    runtime: str = "torch",
+    precision: str = "float32",
+    cache: str | Path | None = None,
+    allow_pickle: bool = False,
+) -> MaskModel:
+    """A mask network by its path, ready for prompts; or one that is open already, of segment-anything or transformers.
+
+    A path is a checkpoint of a row of `KINDS`, or a folder in the hub's form (config.json, model.safetensors): SAM 1,
+    HQ-SAM, SAM 2 and 2.1, SAM 3's clicks. The last three need the extra `hf` and run by torch in float32. `cache` is a
+    folder for compiled graphs of other runtimes.
+    """
+    folder = None if cache is None else Path(cache)
+    if isinstance(source, nn.Module):
+        if kind is not None:
+            raise BadUsage(f"a network that is open has its kind: got {type(source).__name__} and kind {kind!r}")
+        own = source.to(pick_device(device))
+        face = MaskModel if hasattr(own, "image_encoder") else ForeignModel
+        return face(own, runtime=runtime, precision=precision, cache=folder)
+    path = Path(source).expanduser()
+    inside = path if path.is_dir() else path.parent
+    if path.is_dir() or (path.name == "model.safetensors" and (inside / "config.json").is_file()):
+        said = model_type(inside)
+        if said != "sam":
+            return open_folder(inside, device=device, runtime=runtime, precision=precision, cache=folder)
+    sam = load(path, kind, device=device, allow_pickle=allow_pickle)
+    return MaskModel(sam, runtime=runtime, precision=precision, cache=folder)
+
+
 def _own_names(state: Mapping[str, Tensor]) -> Mapping[str, Tensor]:
     """The same tensors under segment-anything's names, if they are MobileSAM's or transformers' SAM 1."""
     if mobile.MARK in state:
@@ -168,4 +204,15 @@ def _listed(keys: list[str]) -> str:
     return ", ".join(keys[:SHOWN]) + (", ..." if len(keys) > SHOWN else "")
 
 
-__all__ = ["HUB_NAMES", "KINDS", "OTHERS", "PIXEL_MEAN", "PIXEL_STD", "SamShape", "build", "kind_of", "load"]
+__all__ = [
+    "HUB_NAMES",
+    "KINDS",
+    "OTHERS",
+    "PIXEL_MEAN",
+    "PIXEL_STD",
+    "SamShape",
+    "build",
+    "kind_of",
+    "load",
+    "load_model",
+]
