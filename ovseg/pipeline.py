@@ -6,6 +6,7 @@ names -> vocabulary -> score -> compose = `Segmentation`                  (askin
 One proposer needs the names ("from-map"): its regions are made when they are asked, by the SAM's decoder alone.
 """
 
+import os
 import threading
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
@@ -143,7 +144,9 @@ class Pipeline:
     ) -> Encoding | list[Encoding]:
         """Everything that image-side networks say about a picture (a list in, a list out)."""
         many = isinstance(image, list | tuple)
-        read = [images.read(one, channel_order=channel_order) for one in (image if many else [image])]
+        given = image if many else [image]
+        read = [images.read(one, channel_order=channel_order) for one in given]
+        sources = [os.fspath(one) if isinstance(one, str | os.PathLike) else "" for one in given]
         for picture in read:
             if min(picture.shape[:2]) < dense.SHORTEST_SIDE:
                 height, width = picture.shape[:2]
@@ -153,7 +156,7 @@ class Pipeline:
                 )
         told = progress or _silent
         if canonical(self.recipe.method) in PICTURES:
-            out = [self._by_whole_picture(picture, told) for picture in read]
+            out = [self._by_whole_picture(*one, told) for one in zip(read, sources, strict=True)]
             return out if many else out[0]
         features = dense.encode(
             self.clip,
@@ -164,8 +167,8 @@ class Pipeline:
             progress=lambda done, of: told("encode", done, of),
         )
         out = [
-            self._with_regions(picture, one, self._embedded(picture), told)
-            for picture, one in zip(read, features, strict=True)
+            self._with_regions(picture, source, one, self._embedded(picture), told)
+            for picture, source, one in zip(read, sources, features, strict=True)
         ]
         return out if many else out[0]
 
@@ -327,7 +330,7 @@ class Pipeline:
         encoding = self._encoded(image, channel_order, progress)
 
         def propose(coarse: Evidence) -> tuple[Regions, Float32[np.ndarray, "n dim"]]:
-            regions = self._propose(encoding.image, encoding.features, encoding.embedding, coarse)
+            regions = self._propose(encoding.image, "", encoding.features, encoding.embedding, coarse)
             return regions, self._vectors(encoding.image, encoding.features, regions)
 
         return labels.compose(
@@ -358,20 +361,20 @@ class Pipeline:
         encoding: Encoding = self.encode(image, channel_order=channel_order, progress=progress)
         return encoding
 
-    def _by_whole_picture(self, picture: UInt8[np.ndarray, "height width 3"], told: Progress) -> Encoding:
+    def _by_whole_picture(self, picture: UInt8[np.ndarray, "height width 3"], source: str, told: Progress) -> Encoding:
         """A method that may need regions before it can read: proposers then look at features of a plain method."""
         recipe = self.recipe
         required, reading = needs(recipe.method), recipe.reading
         regions, parts, embedding = None, None, self._embedded(picture)
         if "parts" in required:
             (first,) = dense.encode(self.clip, [picture], replace(reading, method=FIRST_LOOK, options={}))
-            regions = self._propose(picture, first, embedding)
+            regions = self._propose(picture, source, first, embedding)
             parts = labels.own(regions, np.ones(len(regions), np.float32), "largest")
         sam = load_guide("sam", sam=self.sam) if "sam" in required else None
         told("encode", 0, 1)
         features = pictures.encode(self.clip, picture, reading, guide=self.guide, sam=sam, parts=parts)
         told("encode", 1, 1)
-        return self._with_regions(picture, features, embedding, told, regions)
+        return self._with_regions(picture, source, features, embedding, told, regions)
 
     def _embedded(self, picture: UInt8[np.ndarray, "height width 3"]) -> Any:
         """What the SAM makes of a picture; nothing where there is none, or where only a method looks through it."""
@@ -388,15 +391,19 @@ class Pipeline:
     def _propose(
         self,
         picture: UInt8[np.ndarray, "height width 3"],
+        source: str,
         features: DenseFeatures,
         embedding: Any,
         coarse: Evidence | None = None,
     ) -> Regions:
-        """Regions by the recipe's proposer; none as long as it waits for names, whose `coarse` map it needs."""
+        """Regions by the recipe's proposer; none as long as it waits for names, whose `coarse` map it needs.
+
+        `source` is the picture's path, if it came by one.
+        """
         row = self.recipe
         if coarse is None and proposals.proposer(row.proposer).needs_names:
             return Regions.empty(features.height, features.width)
-        seen = {"model": self.masks, "embedding": embedding, "coarse": coarse}
+        seen = {"model": self.masks, "embedding": embedding, "coarse": coarse, "source": source}
         return proposals.propose(row.proposer, picture, features, **seen, **row.proposer_options)
 
     def _vectors(
@@ -408,6 +415,7 @@ class Pipeline:
     def _with_regions(
         self,
         picture: UInt8[np.ndarray, "height width 3"],
+        source: str,
         features: DenseFeatures,
         embedding: Any,
         told: Progress,
@@ -415,7 +423,7 @@ class Pipeline:
     ) -> Encoding:
         told("propose", 0, 1)
         recipe = self.recipe
-        regions = self._propose(picture, features, embedding) if regions is None else regions
+        regions = self._propose(picture, source, features, embedding) if regions is None else regions
         vectors = self._vectors(picture, features, regions)
         told("propose", 1, 1)
         return Encoding(picture, self._with_extras(picture, features), regions, vectors, recipe.image_side, embedding)

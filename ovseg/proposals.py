@@ -5,6 +5,7 @@ felzenszwalb  nested segments without any weights: Felzenszwalb and Huttenlocher
               the leaves, then neighbours merged by colour, by the edge between them and by what CLIP sees in them.
               Sharp borders and nested scales; it is no object proposer (Selective Search segments reach AR@100 of 9.5
               on COCO where SAM reaches 44.8: MobileSAMv2, arXiv:2312.09579, tables 2 and 3).
+files         masks on disk, found by the picture's file name: `maskfiles`. A recipe with it holds the folder's path.
 sam           the masks of segment-anything's automatic mask generator (arXiv:2304.02643), exactly, sooner: `ovseg.sam`.
 sam-coarse    8 x 8 points and one mask each: enough for naming regions, not for counting objects.
 sam-adaptive  the points of `sam` without those that lie under what was found: other masks, fewer decodes.
@@ -37,12 +38,13 @@ NOTHING = 1e-6  # a quality that rounding alone can give to a node that dies whe
 class Seen:
     """What a segment-anything model has to do with a picture: the `sam.MaskModel`, and the picture's embedding.
 
-    `coarse` is what the cells alone say to the names that are asked.
+    `coarse` is what the cells alone say to the names that are asked, `source` the picture's path, if it came by one.
     """
 
     model: Any = None
     embedding: Any = None
     coarse: Evidence | None = None
+    source: str = ""
 
 
 @dataclass(frozen=True)
@@ -50,13 +52,15 @@ class Proposer:
     """One way to propose regions: what it computes, the options it knows with their defaults, and what it needs.
 
     `run` gets every option, merged with the defaults, and must leave the picture as it is. With `needs_names` regions
-    belong to a question: they are made from its coarse map, when it is asked. `what` says in a line what comes out.
+    belong to a question: they are made from its coarse map, when it is asked. `requires` is an option that has no
+    default. `what` says in a line what comes out.
     """
 
     run: Callable[[UInt8[np.ndarray, "height width 3"], DenseFeatures, "Seen", Mapping[str, Any]], Regions]
     options: Mapping[str, Any] = field(default_factory=dict)
     needs_sam: bool = False
     needs_names: bool = False
+    requires: str = ""
     what: str = ""
     source: str = ""
 
@@ -69,12 +73,14 @@ def propose(
     model: Any = None,
     embedding: Any = None,
     coarse: Evidence | None = None,
+    source: str = "",
     **options: Any,
 ) -> Regions:
     """Regions of a picture by the proposer of that name; the picture is RGB and the one that `features` are of.
 
     `model` is a `sam.MaskModel` (or a network with segment-anything's parts) for rows that need one, `embedding`
-    what it made of this picture, if that is at hand. `coarse` is the evidence of the cells for the names asked.
+    what it made of this picture, if that is at hand. `coarse` is the evidence of the cells for the names asked,
+    `source` the picture's path, for rows that look for its masks by name.
 
     >>> image = np.zeros((48, 80, 3), np.uint8)
     >>> features = DenseFeatures(np.ones((1, 6, 10), np.float32), np.ones(1, np.float32), 48, 80)
@@ -101,12 +107,14 @@ min_size, scale, sigma: got 'min_sise'. Did you mean 'min_size'?
             f"proposer {name} needs a SAM-type network: none was given; open a preset that has one (base, large), pass "
             f"model=ovseg.sam.load.load(PATH) in Python, or choose one that needs none ({free})"
         )
+    if row.requires and not options.get(row.requires):
+        raise BadUsage(f"proposer {name} needs the option {row.requires}: none was given; add {row.requires}=...")
     if row.needs_names and coarse is None:
         raise BadUsage(
             f"proposer {name} reads the coarse map of the names that are asked: none was given; ask a pipeline "
             "(Pipeline.segment), which makes regions then"
         )
-    return row.run(image, features, Seen(model, embedding, coarse), {**row.options, **options})
+    return row.run(image, features, Seen(model, embedding, coarse, source), {**row.options, **options})
 
 
 def proposer(name: str) -> Proposer:
@@ -151,6 +159,21 @@ def _felzenszwalb(
     order = np.argsort(-tree.quality[kept] * np.sqrt(share[kept]), kind="stable")
     kept = kept[order[: options["keep"]]]
     return Regions(height, width, tuple(_rles(tree, kept, height, width)), tree.quality[kept])
+
+
+def _files(
+    image: UInt8[np.ndarray, "height width 3"],
+    features: DenseFeatures,
+    seen: Seen,
+    options: Mapping[str, Any],
+) -> Regions:
+    from ovseg.maskfiles import read_regions
+
+    if not seen.source:
+        raise BadInput(
+            "proposer files looks for masks by the picture's file name: this picture came without one; give its path"
+        )
+    return read_regions(options["folder"], seen.source, features.height, features.width)
 
 
 def _sam(
@@ -291,6 +314,13 @@ PROPOSERS: Mapping[str, Proposer] = MappingProxyType(
             },
             what="nested segments, no weights needed",
             source="skimage.segmentation.felzenszwalb; the tree is ours",
+        ),
+        "files": Proposer(
+            _files,
+            {"folder": ""},
+            requires="folder",
+            what="masks on disk: files@FOLDER",
+            source="anybody's; their forms are in maskfiles",
         ),
         "sam": Proposer(
             _sam,

@@ -117,6 +117,11 @@ class Recipe:
         row = proposals.proposer(self.proposer)
         if row.needs_sam and not self.sam:
             raise BadUsage(f"proposer {self.proposer} asks a SAM for masks: name one, for instance sam=sam-vit-b")
+        if row.requires and not self.proposer_options.get(row.requires):
+            raise BadUsage(
+                f"proposer {self.proposer} needs the option {row.requires}: on the command line write "
+                f"{self.proposer}@{row.requires.upper()}, in Python proposer_options={{'{row.requires}': ...}}"
+            )
         if "parts" in needs(self.method) and (self.proposer == "none" or row.needs_names):
             able = [name for name, other in proposals.PROPOSERS.items() if name != "none" and not other.needs_names]
             raise BadUsage(

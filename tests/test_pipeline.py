@@ -439,7 +439,7 @@ def test_regions_from_the_map_are_read_off_the_scores_that_decide() -> None:
     propose = pipe._propose
 
     def spy(*given: Any) -> Any:
-        seen.extend(given[3:])
+        seen.extend(given[4:])
         return propose(*given)
 
     pipe._propose = spy  # type: ignore[method-assign]
@@ -448,3 +448,20 @@ def test_regions_from_the_map_are_read_off_the_scores_that_decide() -> None:
     assert found.evidence is not None and strict.evidence is not None
     assert seen[0].refine == "pamr" and (seen[0].rows == found.evidence.rows).all() and (seen[0].owner < 0).any()
     assert (found.evidence.parts == strict.evidence.parts).all()
+
+
+def test_masks_on_disk_are_found_by_the_pictures_path(tmp_path: Path) -> None:
+    masks = np.zeros((2, 48, 80), bool)
+    masks[0, :20], masks[1, 30:, :40] = True, True
+    np.savez(tmp_path / "wide.npz", masks=masks)
+    Image.fromarray(WIDE).save(tmp_path / "wide.bmp")
+    for method in ("sclip", "itaclip-views"):
+        recipe = RECIPE.replace(proposer="files", proposer_options={"folder": str(tmp_path)}, method=method)
+        pipe = Pipeline(recipe, tiny.clip())
+        for path in (tmp_path / "wide.bmp", str(tmp_path / "wide.bmp")):
+            encoding = pipe.encode(path)
+            assert (encoding.regions.masks == masks).all() and len(encoding.region_vectors) == 2
+        (found,) = pipe.segment([tmp_path / "wide.bmp"], ["cat", "dog"])
+        assert found.evidence is not None and (found.evidence.parts[:20] == 0).all()
+        with pytest.raises(BadInput, match="came without one"):
+            pipe.encode(WIDE)

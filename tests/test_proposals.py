@@ -1,6 +1,7 @@
 import json
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
 from typing import Any
 
 import cv2
@@ -65,6 +66,12 @@ def row(request: pytest.FixtureRequest) -> tuple[str, Ask]:
             needed["boxes"] = [[0, 0, wide, high], [0, 0, max(1, wide // 2), max(1, high // 3)]]
         if PROPOSERS[name].needs_names:
             needed["coarse"] = question(*image.shape[:2])
+        if name == "files":
+            needed["folder"], needed["source"] = str(request.getfixturevalue("tmp_path")), "shots/tile.jpg"
+            masks = np.zeros((2, *image.shape[:2]), bool)
+            masks[0, :1], masks[1, :, :1] = True, True
+            if not (Path(needed["folder"]) / "tile.npz").exists():
+                np.savez(Path(needed["folder"]) / "tile.npz", masks=masks)
         return propose(name, image, features, **{**needed, **options})
 
     return name, ask
@@ -102,6 +109,8 @@ class TestEveryProposer:
     def test_options_go_to_json_and_back(self, row: Any) -> None:
         name, _ = row
         options = json.loads(json.dumps(dict(PROPOSERS[name].options)))
+        if PROPOSERS[name].requires:
+            options[PROPOSERS[name].requires] = "masks"
         recipe = Recipe(sam="sam-vit-b", proposer=name, proposer_options=options)
         assert Recipe.from_json(recipe.to_json()).proposer_options == options
         for option in options:
@@ -113,8 +122,8 @@ class TestEveryProposer:
 
     def test_leaves_a_blank_picture_with_none_or_one(self, row: Any) -> None:
         name, ask = row
-        if name == "prompted" or PROPOSERS[name].needs_names:
-            return  # they answer to prompts and questions, of which a blank picture has as many
+        if name in ("files", "prompted") or PROPOSERS[name].needs_names:
+            return  # they answer to files, prompts and questions, of which a blank picture has as many
         options = {"box_nms_thresh": 0.7} if PROPOSERS[name].needs_sam else {}
         assert len(ask(np.full((48, 80, 3), 90, np.uint8), features_of(48, 80), **options)) <= 1
 
@@ -139,14 +148,14 @@ def test_names_are_found_whatever_their_case_and_unknown_ones_list_the_known() -
     assert proposer("Felzenszwalb") is PROPOSERS["felzenszwalb"]
     with pytest.raises(
         UnknownName,
-        match="felzenszwalb, from-map, none, prompted, sam, sam-adaptive, sam-coarse: got 'felzenswalb'. "
+        match="felzenszwalb, files, from-map, none, prompted, sam, sam-adaptive, sam-coarse: got 'felzenswalb'. "
         "Did you mean 'felzenszwalb'",
     ):
         proposer("felzenswalb")
 
 
 def test_a_missing_sam_is_said_with_what_needs_none() -> None:
-    with pytest.raises(BadUsage, match=r"sam needs a SAM-type network.*\(none, felzenszwalb\)"):
+    with pytest.raises(BadUsage, match=r"sam needs a SAM-type network.*\(none, felzenszwalb, files\)"):
         propose("sam", np.zeros((48, 80, 3), np.uint8), features_of(48, 80))
 
 
@@ -251,6 +260,24 @@ class TestPrompted:
     def test_prompts_that_are_none_are_a_sentence(self, options: dict[str, Any], sentence: str) -> None:
         with pytest.raises(BadUsage, match=sentence):
             propose("prompted", np.zeros((48, 80, 3), np.uint8), features_of(48, 80), model=narrow_sam(), **options)
+
+
+class TestFiles:
+    def test_gives_the_masks_that_lie_in_the_folder_under_the_pictures_name(
+        self, tmp_path: Path, rng: Generator
+    ) -> None:
+        masks = rng.random((2, 48, 80)) < 0.5
+        np.savez(tmp_path / "tile.npz", masks=masks, quality=np.array([0.25, 0.5]))
+        image = np.zeros((48, 80, 3), np.uint8)
+        found = propose("files", image, features_of(48, 80), folder=str(tmp_path), source="shots/tile.jpg")
+        assert (found.masks == masks).all() and found.quality.tolist() == [0.25, 0.5]
+
+    def test_without_a_folder_or_a_name_is_a_sentence(self, tmp_path: Path) -> None:
+        image = np.zeros((48, 80, 3), np.uint8)
+        with pytest.raises(BadUsage, match="files needs the option folder"):
+            propose("files", image, features_of(48, 80), source="tile.jpg")
+        with pytest.raises(BadInput, match="came without one; give its path"):
+            propose("files", image, features_of(48, 80), folder=str(tmp_path))
 
 
 class TestFelzenszwalb:

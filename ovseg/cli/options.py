@@ -78,6 +78,7 @@ NETWORK = _options(
         \b
         none          no region: the dense map decides
         felzenszwalb  nested segments, no weights needed
+        files         masks on disk: files@FOLDER
         sam           segment-anything's masks, 32 x 32 points
         sam-coarse    8 x 8 points, a mask each
         sam-adaptive  32 x 32 points less those explained
@@ -166,9 +167,11 @@ def recipe_of(options: dict[str, Any]) -> tuple["Recipe | None", dict[str, float
     from ovseg.clip.backbones import BACKBONES
     from ovseg.errors import UnknownName
     from ovseg.opening import best_here
+    from ovseg.proposals import proposer as proposer_of
     from ovseg.recipe import PRESETS, Recipe
 
     model, file = options.pop("model"), options.pop("recipe_file")
+    proposer, at, place = (options.pop("proposer") or "").partition("@")
     changes = {
         "method": options.pop("method"),
         "guide": options.pop("guide", None),
@@ -177,7 +180,7 @@ def recipe_of(options: dict[str, Any]) -> tuple["Recipe | None", dict[str, float
         "short_side": options.pop("size"),
         "runtime": options.pop("runtime"),
         "precision": options.pop("precision"),
-        "proposer": options.pop("proposer"),
+        "proposer": proposer or None,
         "negatives": options.pop("negatives", None),
         "templates": options.pop("templates", None),
         "min_area": options.pop("min_area", None),
@@ -218,6 +221,8 @@ def recipe_of(options: dict[str, Any]) -> tuple["Recipe | None", dict[str, float
         changes["method_options"] = {}
     if changes.get("proposer", recipe.proposer) != recipe.proposer:
         changes["proposer_options"] = {}
+    if at:
+        changes["proposer_options"] = {proposer_of(proposer).requires or "folder": place}
     return recipe.replace(**changes), own
 
 

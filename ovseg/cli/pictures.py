@@ -63,7 +63,6 @@ def segment(
     import numpy as np
 
     from ovseg import export
-    from ovseg.images import read
 
     talk = Talk(quiet, verbose)
     words, kinds = words_of(options), formats_of(formats)
@@ -79,8 +78,8 @@ def segment(
 
     def one(path: Path, name: str) -> str:
         start = time.perf_counter()
-        picture = read(path)
-        found = pipe.segment(picture, vocabulary)
+        encoding = pipe.encode(path)
+        found, picture = pipe.segment(encoding, vocabulary), encoding.image
         seconds = time.perf_counter() - start
         talk.notes([f"{path.name}: {note}" for note in found.notes if note not in vocabulary.notes])
         if as_json:

@@ -68,6 +68,25 @@ def test_check_proposers_is_the_table_of_proposers(run: Any) -> None:
     assert code == 0 and all(f"| {name} | {row.what} |" in out for name, row in PROPOSERS.items())
 
 
+def test_masks_on_disk_are_a_proposer(run: Any, tmp_path: Path) -> None:
+    with Image.open(EXAMPLE) as image:
+        width, height = image.size
+    masks = np.zeros((1, height, width), bool)
+    masks[0, : height // 2] = True
+    np.savez(tmp_path / "breakfast.npz", masks=masks)
+    asked = ("segment", EXAMPLE, "-p", "apple", "-p", "cup", "--json", "--proposer")
+    code, out, _ = run(*asked, f"files@{tmp_path}")
+    recipe = json.loads(out)["recipe"]
+    assert code == 0 and recipe["proposer"] == "files" and recipe["proposer_options"] == {"folder": str(tmp_path)}
+    for wrong, sentence in (
+        ("files", "write files@FOLDER"),
+        ("none@here", "option of proposer none"),
+        (f"files@{tmp_path / 'gone'}", "needs the folder of the masks: "),
+    ):
+        code, out, err = run(*asked, wrong)
+        assert code == 2 and not out and sentence in err
+
+
 def test_stages_refining_and_area_reach_the_recipe_and_misspelt_ones_are_told(run: Any) -> None:
     asked = ("segment", EXAMPLE, "-p", "apple", "-p", "cup", "--json")
     code, out, _ = run(*asked, "--stage", "surgery", "--stage", "tlp", "--refine", "pamr", "--area", "0.02")
