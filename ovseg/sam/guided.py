@@ -348,11 +348,13 @@ def _prompts(
 
 def _filled(model: Any, embedding: Embedding) -> tuple[int, int]:
     """Rows and columns of a mask prompt that hold picture."""
-    rows, cols = (
-        min(cells, max(1, int(cells * kept / model.side + 0.5)))
-        for cells, kept in zip(model.cells, embedding.kept, strict=True)
-    )
-    return rows, cols
+    size = (embedding.height, embedding.width)
+    filled = []
+    for cells, kept, pixels in zip(model.cells, embedding.kept, size, strict=True):
+        share, own = kept / model.side, pixels / max(size)
+        exact = own if abs(own - share) * model.side <= 1 else share  # `kept` is rounded already, unless all is filled
+        filled.append(max(1, int(cells * exact + 0.5)))
+    return filled[0], filled[1]
 
 
 def _sigmoid(logits: Float32[np.ndarray, "h w"]) -> Float32[np.ndarray, "h w"]:

@@ -13,11 +13,13 @@ from ovseg.errors import BadInput
 from ovseg.evidence import Evidence
 from ovseg.raster import upsample
 from ovseg.sam import guided
+from ovseg.sam.foreign import ForeignModel
 from ovseg.sam.guided import Coarse, Guided, parts_of, prompt_maps, refine
 from ovseg.sam.model import Embedding, MaskModel
-from ovseg.sam.prompted import Prompted
+from ovseg.sam.prompted import Prompted, prompted
 from ovseg.sam.runs import Kept
 from ovseg.sam.stretch import Cut
+from tests.sam.hub import NARROW, perturbed
 from tests.sam.narrow import narrow_sam
 
 LOOSE = {"coarse_thresh": 0.3, "min_part_px": 12}
@@ -135,6 +137,18 @@ def stub(monkeypatch: pytest.MonkeyPatch, accept: Any) -> list[dict[str, np.ndar
     return asked
 
 
+def spied(monkeypatch: pytest.MonkeyPatch) -> list[dict[str, np.ndarray]]:
+    """What the decoder is asked, which answers as ever."""
+    asked: list[dict[str, np.ndarray]] = []
+
+    def spy(*given: Any, **prompts: Any) -> Prompted:
+        asked.append(prompts)
+        return prompted(*given, **prompts)
+
+    monkeypatch.setattr(guided, "prompted", spy)
+    return asked
+
+
 def embedded(height: int, width: int, side: int = 256) -> Embedding:
     """An embedding for those who look at its sizes alone."""
     scale = side / max(height, width)
@@ -144,8 +158,9 @@ def embedded(height: int, width: int, side: int = 256) -> Embedding:
 @pytest.mark.parametrize("size", [(48, 80), (80, 48), (61, 83), (300, 210)])
 @pytest.mark.parametrize("names", [4, 3])
 def test_equals_the_formulas_walked_slowly(
-    sam: Sam, model: MaskModel, rng: Generator, size: tuple[int, int], names: int
+    sam: Sam, model: MaskModel, rng: Generator, size: tuple[int, int], names: int, monkeypatch: pytest.MonkeyPatch
 ) -> None:
+    asked = spied(monkeypatch)
     image, scores = picture(rng, *size), world(rng, *size)
     first, _, _ = by_the_formulas(sam, image, scores, names, **LOOSE)
     cut = float(np.median([one["iou"] for one in first])) - 1e-4  # some are accepted, some are not
@@ -156,6 +171,7 @@ def test_equals_the_formulas_walked_slowly(
     assert ours.parts.names.tolist() == [one["name"] for one in found]
     np.testing.assert_allclose(ours.parts.boxes, [one["box"] for one in found], atol=1e-9)
     np.testing.assert_allclose(ours.parts.points, [one["point"] for one in found], atol=1e-9)
+    np.testing.assert_allclose(asked[0]["masks"], np.stack([one["prompt"].numpy() for one in found]), atol=1e-8)
     np.testing.assert_allclose(ours.quality, [one["iou"] for one in found], atol=1e-5)
     assert ours.accepted.tolist() == [one["good"] for one in found]
     assert ours.names.tolist() == [one["name"] for one in good]
@@ -332,3 +348,22 @@ def test_a_map_of_another_picture_and_numbers_that_are_none_are_refused(model: M
         refine(model, embedded(48, 80), np.full((2, 6, 10), np.nan, np.float32))
     with pytest.raises(BadInput, match="scores of 3 names"):
         Coarse.of(np.zeros((2, 6, 10), np.float32), 48, 80, names=3)
+
+
+@pytest.mark.parametrize("name", NARROW)
+def test_networks_of_other_families_are_asked_in_their_own_square(
+    name: str, rng: Generator, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    model = ForeignModel(perturbed(NARROW[name]))
+    embedding = model.encode(picture(rng, 48, 80))
+    asked = spied(monkeypatch)
+    found = refine(model, embedding, world(rng, 48, 80), min_iou=-9, **LOOSE)
+    assert len(found.regions) == len(found.parts) == sum(len(one["masks"]) for one in asked) > 4
+    rows = round(model.cells[0] * 48 / 80) if name == "sam_hq" else model.cells[0]  # the others squeeze, none pads
+    maps = prompt_maps(
+        found.coarse, found.parts.names, (rows, model.cells[1]), model.cells, coarse_thresh=0.3, mask_factor=0.005
+    )
+    np.testing.assert_array_equal(asked[0]["masks"], maps)
+    alone = prompted(model, embedding, **{key: some[3:4] for key, some in asked[0].items()})
+    np.testing.assert_allclose(found.quality[3:4], alone.quality[0], atol=1e-5)
+    assert (found.regions[3:4].masks ^ alone.regions.masks).sum() <= 2
