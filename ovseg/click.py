@@ -16,10 +16,11 @@ from jaxtyping import Bool, Float, Float32, Int, UInt8
 from ovseg import encoders
 from ovseg.errors import BadInput, BadUsage
 from ovseg.labels import Choices, region_rows
-from ovseg.raster import pick, posterior
-from ovseg.types import DenseFeatures, RecipeLike, Regions, Vocabulary
+from ovseg.raster import decode_rle, pick, posterior
+from ovseg.types import DenseFeatures, RecipeLike, Regions, Segmentation, Vocabulary
 
 RANKED = 5  # names that are shown for a mask
+NAMELESS, UNASKED = "none of these", "mask"
 
 
 @dataclass(frozen=True, eq=False)
@@ -79,6 +80,30 @@ class Click:
         return tuple(
             tuple((self.names[k], float(self.scores[i, k])) for k in own if self.scores[i, k] > 0)
             for i, own in enumerate(order)
+        )
+
+    @property
+    def segmentation(self) -> Segmentation:
+        """The masks as labelled pixels, for overlays and files; where masks overlap the smaller lies on top.
+
+        A mask that none of the names fits is `NAMELESS`, scored by what the negatives have; before names are asked all
+        are `UNASKED`, scored by their predicted IoU.
+        """
+        area = self.regions.area
+        order = np.argsort(area, kind="stable")
+        order = order[area[order] > 0]
+        names, scores = self.names or (UNASKED,), self.scores if self.names else self.regions.quality[:, None]
+        if self.names and (self.region_labels[order] < 0).any():
+            names, scores = (*names, NAMELESS), np.concatenate([scores, 1 - scores.sum(axis=1, keepdims=True)], axis=1)
+        labels = np.where(self.region_labels < 0, len(names) - 1, self.region_labels)
+        pixels = np.full((self.regions.height, self.regions.width), -1, np.int16)
+        confidence = np.zeros(pixels.shape, np.float32)
+        for i in order[::-1]:
+            inside = decode_rle(self.regions.rles[i])
+            pixels[inside], confidence[inside] = labels[i], scores[i, labels[i]]
+        regions = self.regions[order]
+        return Segmentation(
+            names, pixels, confidence, regions, labels[order], scores[order], self.recipe, notes=self.notes
         )
 
     def __len__(self) -> int:
@@ -307,4 +332,4 @@ def _arrays(
     return dots, signs, corners
 
 
-__all__ = ["Click", "NO_POINTS", "Prompt", "RANKED", "ask", "named"]
+__all__ = ["Click", "NAMELESS", "NO_POINTS", "Prompt", "RANKED", "UNASKED", "ask", "named"]

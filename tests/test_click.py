@@ -248,6 +248,26 @@ def test_a_click_is_told_in_json_and_in_a_line(scene: Scene, rng: Generator) -> 
     assert repr(found) == f"Click(48x80, 1 mask: {found.best[0]} {score:.2f}, predicted IoU {quality:.2f})"
 
 
+def test_masks_of_a_click_are_labelled_pixels_with_the_smaller_on_top(scene: Scene, rng: Generator) -> None:
+    masks = np.zeros((4, 48, 80), bool)
+    masks[0, 5:30, 10:50], masks[1, 10:20, 20:30], masks[2, 30:40, 60:70] = True, True, True
+    plain = replace(scene.ask(points=[[(30, 20)], [(9, 9)], [(60, 9)], [(1, 1)]]), regions=Regions.from_masks(masks))
+    found = replace(
+        named(plain, vocabulary(rng, 2, 1), RECIPE),
+        region_labels=np.array([1, 0, -1, -1]),
+        scores=np.array([[0.2, 0.7], [0.8, 0.1], [0.2, 0.1], [0, 0]], np.float32),
+    )
+    drawn = found.segmentation
+    wanted = np.full((48, 80), -1)
+    wanted[5:30, 10:50], wanted[10:20, 20:30], wanted[30:40, 60:70] = 1, 0, 2
+    assert (drawn.labels == wanted).all() and drawn.names == ("name 0", "name 1", click.NAMELESS)
+    assert np.allclose(drawn.confidence[[6, 12, 33, 0], [12, 22, 61, 0]], [0.7, 0.8, 0.7, 0])
+    assert drawn.region_labels.tolist() == [0, 2, 1] and (drawn.owners[10:20, 20:30] == 0).all()  # without the empty
+    unasked = plain.segmentation
+    assert unasked.names == (click.UNASKED,) and ((unasked.labels == 0) == masks.any(axis=0)).all()
+    assert scene.ask(boxes=[]).segmentation.labels.max() == -1
+
+
 def test_columns_of_a_click_belong_together(scene: Scene) -> None:
     found = scene.ask(points=[(30, 20)])
     with pytest.raises(BadInput, match="every mask of a click"):

@@ -14,6 +14,7 @@ from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
 from typing import Any
+from weakref import ref
 
 import numpy as np
 import torch
@@ -30,7 +31,7 @@ from ovseg.sam.stretch import Stretch, stretch
 
 # Prompts in one call of the decoder. More are no faster (the image tokens of four, 17 MB, stay in the heap), and a call
 # is filled up with repetitions: so a prompt's numbers do not depend on its neighbours, and they are those of
-# segment-anything at any batch that is a multiple of four.
+# segment-anything at any batch that is a multiple of four. A lone prompt is asked alone, as there: a click waits.
 AT_ONCE = 4
 ALGEBRAS = ("exact", "folded")
 # Bytes of image tokens in one call of the folded decoder: torch is fastest where a call's tensors stay in the cache, a
@@ -105,6 +106,7 @@ class MaskModel:
         self.side = int(self.sam.image_encoder.img_size)
         self.threshold = float(self.sam.mask_threshold)
         self._prepared = Prepared()
+        self._last: tuple[ref[Embedding], Shared] | None = None  # one picture is clicked many times
         self.parts: dict[str, nn.Module] = {"encode": Encode(self.sam.image_encoder).eval()}
         picked = {"several": (1, decoder.num_mask_tokens), "single": (0, 1)}
         if self.algebra == "exact":
@@ -173,15 +175,23 @@ class MaskModel:
 
     def shared(self, embedding: Embedding, dense: Float[Tensor, "n channels rows cols"] | None = None) -> Shared:
         """What prompts have in common on this picture; `dense` is the prompt encoder's map of the masks they bring."""
+        last = self._last
+        if dense is None and last is not None and last[0]() is embedding:
+            return last[1]
         encoder = self.sam.prompt_encoder
         with torch.inference_mode():
-            if dense is None:
-                _, dense = encoder(points=None, boxes=torch.zeros(1, 4, device=self.device), masks=None)
+            masks = dense
+            if masks is None:
+                _, masks = encoder(points=None, boxes=torch.zeros(1, 4, device=self.device), masks=None)
             if self.algebra == "exact":
-                return share(self.sam.mask_decoder, embedding.features, dense, encoder.get_dense_pe())
-            with kernels(self.device):
-                own = share(self.sam.mask_decoder, embedding.features, dense, encoder.get_dense_pe())
-            return Shared(*(part.contiguous() for part in own.parts))  # once, not in every call
+                own = share(self.sam.mask_decoder, embedding.features, masks, encoder.get_dense_pe())
+            else:
+                with kernels(self.device):
+                    own = share(self.sam.mask_decoder, embedding.features, masks, encoder.get_dense_pe())
+                own = Shared(*(part.contiguous() for part in own.parts))  # once, not in every call
+        if dense is None:
+            self._last = (ref(embedding), own)
+        return own
 
     def answer(
         self, shared: Shared, prompts: Float[Tensor, "b m channels"], *, single: bool = False
@@ -190,7 +200,7 @@ class MaskModel:
         for begin in range(0, len(prompts), self.at_once):
             some = prompts[begin : begin + self.at_once]
             count = len(some)
-            full = self.at_once if self.algebra == "exact" else count
+            full = self.at_once if self.algebra == "exact" and len(prompts) > 1 else count
             picked = slice(begin, begin + self.at_once)
             quality, tokens, image = self._run("attend", _filled(some, full), *_of(shared, picked, full).parts)
             own = slice(0, 1) if single else slice(1, None)

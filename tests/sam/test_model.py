@@ -42,9 +42,37 @@ def test_a_prompts_answer_does_not_depend_on_its_neighbours(image: np.ndarray) -
     prompts = model.points(points, np.ones((len(points), 1), np.int64), embedding)
     every = [answer.quality for _, answer in model.answer(shared, prompts)]
     assert [len(quality) for quality in every] == [AT_ONCE, AT_ONCE, 3]
-    for place in range(len(points)):
-        ((_, alone),) = model.answer(shared, prompts[place : place + 1])
-        assert (alone.quality[0] == torch.cat(every)[place]).all()
+    for place in range(len(points) - 1):
+        ((_, pair),) = model.answer(shared, prompts[place : place + 2])
+        assert (pair.quality == torch.cat(every)[place : place + 2]).all()
+
+
+def test_a_lone_prompt_is_answered_as_by_the_predictor_to_the_bit(image: np.ndarray) -> None:
+    """Not filled up: a click would cost four."""
+    model = MaskModel(narrow_sam())
+    predictor = SamPredictor(model.sam)
+    predictor.set_image(image)
+    embedding = model.encode(image)
+    for point in np.random.default_rng(0).uniform(0, 48, (3, 1, 1, 2)):
+        place = torch.as_tensor(predictor.transform.apply_coords(point, (48, 80)), dtype=torch.float)
+        _, quality, logits = predictor.predict_torch(place, torch.ones(1, 1, dtype=torch.int))
+        prompt = model.points(point, np.ones((1, 1), np.int64), embedding)
+        ((picked, answer),) = model.answer(model.shared(embedding), prompt)
+        assert picked == slice(0, 1) and len(answer.image) == 1
+        assert (answer.quality == quality).all()
+        assert (model.logits(answer, torch.arange(1)) == logits).all()
+
+
+def test_what_prompts_share_is_made_once_a_picture(image: np.ndarray) -> None:
+    model = MaskModel(narrow_sam())
+    one, two = model.encode(image), model.encode(image[:, ::-1].copy())
+    first = model.shared(one)
+    assert model.shared(one) is first
+    assert not torch.equal(model.shared(two).key, first.key)
+    again = model.shared(one)  # not the other picture's
+    assert torch.equal(again.key, first.key) and torch.equal(again.tokens, first.tokens)
+    dense = torch.ones(2, 32, 16, 16)
+    assert len(model.shared(one, dense).tokens) == 2 and model.shared(one) is again
 
 
 def test_points_go_to_the_network_as_the_predictor_sends_them(image: np.ndarray) -> None:
