@@ -49,24 +49,17 @@ class ForeignModel(MaskModel):
             )
         self.family, self.network = family_of(network), network.eval().requires_grad_(False)
         super().__init__(Foreign(network, self.family))
-        mean, spread = pixels or self.family.pixels
-        self._mean, self._spread = (torch.tensor(list(row)).view(3, 1, 1) for row in (mean, spread))
+        self._pixels = pixels or self.family.pixels
         self._attend = Attend(self.sam.mask_decoder).eval()
 
     def pixels(self, image: UInt8[np.ndarray, "height width 3"]) -> tuple[Float[Tensor, "1 3 s s"], tuple[int, int]]:
         """The network's input for an RGB picture, and how much of it (rows, cols) holds picture."""
-        from torchvision.transforms.v2 import functional as resizing
-
         if self.family.squeezed:
-            bytes_ = torch.from_numpy(np.ascontiguousarray(image)).permute(2, 0, 1)
-            small = resizing.resize(bytes_, [self.side, self.side], antialias=True)
-        else:
-            high, wide = ResizeLongestSide.get_preprocess_shape(*image.shape[:2], self.side)
-            size = (max(1, wide), max(1, high))
-            picture = Image.fromarray(np.ascontiguousarray(image)).resize(size, Image.Resampling.BILINEAR)
-            small = torch.from_numpy(np.array(picture)).permute(2, 0, 1)
-        normal = (small.float() / 255 - self._mean) / self._spread
-        rows, cols = normal.shape[1:]
+            return squeezed(image, self.side, *self._pixels).to(self.device), (self.side, self.side)
+        high, wide = ResizeLongestSide.get_preprocess_shape(*image.shape[:2], self.side)
+        rows, cols = max(1, high), max(1, wide)
+        small = np.array(Image.fromarray(np.ascontiguousarray(image)).resize((cols, rows), Image.Resampling.BILINEAR))
+        normal = _normal(torch.from_numpy(small).permute(2, 0, 1), *self._pixels)
         return F.pad(normal, (0, self.side - cols, 0, self.side - rows))[None].to(self.device), (rows, cols)
 
     def encode(self, image: UInt8[np.ndarray, "height width 3"]) -> Embedding:
@@ -131,6 +124,23 @@ class ForeignModel(MaskModel):
         return stretch(self.cells, self.cells[0], self.cells, embedding.height, embedding.width)
 
 
+def squeezed(
+    image: UInt8[np.ndarray, "height width 3"], side: int, mean: Sequence[float], spread: Sequence[float]
+) -> Float[Tensor, "1 3 s s"]:
+    """A picture resized to a square whatever its shape, as SAM 2 and SAM 3 see it."""
+    from torchvision.transforms.v2 import functional as resizing
+
+    levels = torch.from_numpy(np.ascontiguousarray(image)).permute(2, 0, 1)
+    return _normal(resizing.resize(levels, [side, side], antialias=True), mean, spread)[None]
+
+
+def _normal(
+    levels: UInt8[Tensor, "3 rows cols"], mean: Sequence[float], spread: Sequence[float]
+) -> Float[Tensor, "3 rows cols"]:
+    centre, width = (torch.tensor(list(row)).view(3, 1, 1) for row in (mean, spread))
+    return (levels.float() / 255 - centre) / width
+
+
 @dataclass(frozen=True, eq=False)
 class _SharedMaps(Shared):
     """With the finer maps of the picture."""
@@ -154,13 +164,18 @@ def open_folder(
     place = pick_device(device)
     folder = Path(folder).expanduser()
     kind = model_type(folder)
+    if kind == "sam3":
+        raise BadWeights(
+            f"a mask network ({', '.join(['sam', *FAMILIES])}) is needed: {folder} holds SAM 3's text side alone; ask "
+            "it phrases by ovseg.sam.concepts.load"
+        )
     if kind not in FAMILIES:
         raise BadWeights(
             f"a mask network ({', '.join(['sam', *FAMILIES])}) is needed: config.json in {folder} says {kind}"
         )
     library = transformers()
     network = fetched(library, FAMILIES[kind].network, folder).to(place)
-    return ForeignModel(network, runtime=runtime, precision=precision, cache=cache, pixels=_pixels(folder))
+    return ForeignModel(network, runtime=runtime, precision=precision, cache=cache, pixels=pixel_facts(folder))
 
 
 def model_type(folder: Path) -> str:
@@ -228,7 +243,7 @@ def _quiet(library: Any) -> Iterator[None]:
             logging.enable_progress_bar()
 
 
-def _pixels(folder: Path) -> tuple[Sequence[float], Sequence[float]] | None:
+def pixel_facts(folder: Path) -> tuple[Sequence[float], Sequence[float]] | None:
     """Mean and spread of pixels in [0, 1], if the folder tells them."""
     for name in ("preprocessor_config.json", "processor_config.json"):
         if (folder / name).is_file():
@@ -239,4 +254,4 @@ def _pixels(folder: Path) -> tuple[Sequence[float], Sequence[float]] | None:
     return None
 
 
-__all__ = ["ForeignModel", "fetched", "model_type", "open_folder", "transformers"]
+__all__ = ["ForeignModel", "fetched", "model_type", "open_folder", "pixel_facts", "squeezed", "transformers"]

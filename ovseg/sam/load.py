@@ -131,6 +131,8 @@ def load_model(
     inside = path if path.is_dir() else path.parent
     if path.is_dir() or (path.name == "model.safetensors" and (inside / "config.json").is_file()):
         said = model_type(inside)
+        if said != "sam" and kind is not None:
+            raise BadUsage(f"a folder of the hub's form says its family itself ({said}): leave the kind {kind!r} out")
         if said != "sam":
             return open_folder(inside, device=device, runtime=runtime, precision=precision, cache=folder)
     sam = load(path, kind, device=device, allow_pickle=allow_pickle)

@@ -98,3 +98,49 @@ def perturbed(make: Callable[[], Any], seed: int = 0, by: float = 0.1) -> Any:
     for parameter in network.parameters():
         parameter.add_(by * torch.randn_like(parameter))
     return network
+
+
+def narrow_concepts() -> Any:
+    """SAM 3's text side for pictures of 112 px and a vocabulary of 512."""
+    from transformers import Sam3Config, Sam3Model
+
+    backbone = {
+        "hidden_size": 32, "intermediate_size": 64, "num_hidden_layers": 2, "num_attention_heads": 2, "image_size": 112,
+        "pretrain_image_size": 56, "window_size": 4, "global_attn_indexes": [1], "model_type": "sam3_vit_model",
+    }  # fmt: skip
+    vision = {
+        "backbone_config": backbone, "fpn_hidden_size": 32, "backbone_feature_sizes": [[32, 32], [16, 16], [8, 8]],
+        "model_type": "sam3_vision_model",
+    }  # fmt: skip
+    text = {
+        "vocab_size": 512, "hidden_size": 32, "intermediate_size": 64, "projection_dim": 16, "num_hidden_layers": 2,
+        "num_attention_heads": 2, "max_position_embeddings": 32, "hidden_act": "gelu", "bos_token_id": 0,
+        "eos_token_id": 1, "model_type": "clip_text_model",
+    }  # fmt: skip
+    layer = {"hidden_size": 32, "num_attention_heads": 4, "intermediate_size": 64}
+    config = Sam3Config(
+        vision_config=vision,
+        text_config=text,
+        geometry_encoder_config={**layer, "num_layers": 1},
+        detr_encoder_config={**layer, "num_layers": 2},
+        detr_decoder_config={**layer, "num_layers": 2, "num_queries": 12},
+        mask_decoder_config={"hidden_size": 32, "num_attention_heads": 4},
+    )
+    return Sam3Model(config)
+
+
+def letters(folder: Any) -> Any:
+    """A tokenizer of CLIP's kind with the letters for words, written to a folder and read back."""
+    import json
+
+    from transformers import CLIPTokenizer
+
+    signs = [chr(code) for code in range(ord("!"), ord("~") + 1)]
+    words = [*signs, *(sign + "</w>" for sign in signs), "<|startoftext|>", "<|endoftext|>"]
+    (folder / "vocab.json").write_text(json.dumps({word: i for i, word in enumerate(words)}), "utf-8")
+    (folder / "merges.txt").write_text("#version: 0.2\nc a\nca t</w>\n", "utf-8")
+    vocabulary = {word: i for i, word in enumerate([*words, "ca", "cat</w>"])}
+    (folder / "vocab.json").write_text(json.dumps(vocabulary), "utf-8")
+    tokenizer = CLIPTokenizer.from_pretrained(str(folder), local_files_only=True)
+    tokenizer.save_pretrained(folder)
+    return tokenizer

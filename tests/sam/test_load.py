@@ -6,11 +6,15 @@ import torch
 from safetensors.torch import save_file
 from segment_anything import SamPredictor
 
-from ovseg.errors import BadWeights, MissingDevice, MissingWeights, UnknownName
+from ovseg.errors import BadUsage, BadWeights, MissingDevice, MissingWeights, UnknownName
 from ovseg.sam import load as room
 from ovseg.sam import networks
-from ovseg.sam.load import load
+from ovseg.sam.foreign import ForeignModel
+from ovseg.sam.load import load, load_model
+from ovseg.sam.model import MaskModel
 from ovseg.sam.networks import KINDS
+from tests.sam.hub import NARROW as NARROW_OF_THE_HUB
+from tests.sam.hub import perturbed
 from tests.sam.narrow import NARROW, narrow_sam
 
 
@@ -154,3 +158,36 @@ def test_bad_calls_get_a_sentence(narrow: None, tmp_path: Path) -> None:
     with pytest.raises(BadWeights, match="pickle"):
         load(tmp_path / "sam.pth")
     assert load(tmp_path / "sam.pth", allow_pickle=True).image_encoder.img_size == 256
+
+
+def test_any_backend_gets_the_face_of_a_mask_model_by_its_path(narrow: None, tmp_path: Path) -> None:
+    image = torch.randint(0, 256, (48, 80, 3), dtype=torch.uint8, generator=torch.Generator().manual_seed(1)).numpy()
+    expected = MaskModel(narrow_sam())
+    own = load_model(saved(tmp_path))
+    assert own.digest == expected.digest and own.computed == expected.computed
+    assert (own.encode(image).features == expected.encode(image).features).all()
+    assert load_model(narrow_sam()).digest == expected.digest
+    network = perturbed(NARROW_OF_THE_HUB["sam2"])
+    network.save_pretrained(tmp_path / "hub")
+    features = ForeignModel(network).encode(image).features
+    for source in (tmp_path / "hub", tmp_path / "hub" / "model.safetensors", network):
+        found = load_model(source)
+        assert isinstance(found, ForeignModel)
+        assert (found.encode(image).features == features).all()
+
+
+def test_what_load_model_cannot_do_is_said(narrow: None, tmp_path: Path) -> None:
+    with pytest.raises(BadUsage, match="a network that is open has its kind"):
+        load_model(narrow_sam(), "vit_b")
+    with pytest.raises(BadUsage, match="Linear"):
+        load_model(torch.nn.Linear(2, 3))
+    with pytest.raises(MissingWeights, match="has no config.json"):
+        load_model(tmp_path)
+    with pytest.raises(UnknownName, match="runtime"):
+        load_model(saved(tmp_path), runtime="tensorrt")
+    network = perturbed(NARROW_OF_THE_HUB["sam2"])
+    network.save_pretrained(tmp_path / "hub")
+    with pytest.raises(BadUsage, match="networks of transformers run by torch in float32"):
+        load_model(tmp_path / "hub", runtime="openvino")
+    with pytest.raises(BadUsage, match="says its family itself"):
+        load_model(tmp_path / "hub", "vit_b")
