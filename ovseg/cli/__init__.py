@@ -10,7 +10,7 @@ from collections.abc import Sequence
 
 import click
 
-from ovseg.cli import machine, pictures
+from ovseg.cli import machine, pictures, pointing
 from ovseg.errors import OvsegError
 
 
@@ -35,7 +35,8 @@ def app() -> None:
     """
 
 
-for command in (pictures.segment, pictures.anomaly, pictures.label, pictures.demo, machine.weights, machine.check):
+SEEN = (pictures.segment, pictures.anomaly, pointing.point, pictures.label, pictures.demo)
+for command in (*SEEN, machine.weights, machine.check):
     app.add_command(command)
 
 

@@ -19,7 +19,7 @@ if TYPE_CHECKING:
 
 EXAMPLE = "example:"  # `example:NAME` is a picture that ships with ovseg
 DEFAULT_OUT = "ovseg-out"
-OWN_OUTPUT = (".overlay.png", ".labels.png", ".anomaly.png")  # never taken for pictures, unless named outright
+OWN_OUTPUT = (".overlay.png", ".labels.png", ".anomaly.png", ".mask.png")  # no pictures, unless named outright
 
 F = TypeVar("F", bound=Callable[..., Any])
 
