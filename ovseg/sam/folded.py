@@ -66,7 +66,7 @@ class FoldedAttend(nn.Module):
             given = _split(up.k_proj(tokens + places), up.num_heads)
             if number:
                 bias = given @ up.q_proj.bias.view(up.num_heads, -1, 1)
-                columns = self._product(_folded(given, up.q_proj), placed)
+                columns = self._product(_folded(given, up.q_proj), placed.transpose(-1, -2))
                 scores = columns.view(*given.shape[:3], -1) + bias
             else:
                 scores = given @ query.transpose(-1, -2)
@@ -85,8 +85,8 @@ class FoldedAttend(nn.Module):
     ) -> Float[Tensor, "b t channels"]:
         """What tokens take from the image."""
         asked = _split(layer.q_proj(tokens), layer.num_heads)
-        weights = self._product(_folded(asked, layer.k_proj), placed).softmax(dim=-1)
-        mixed = self._product(weights, image.transpose(-1, -2)).view(*asked.shape[:3], -1)
+        weights = self._product(_folded(asked, layer.k_proj), placed.transpose(-1, -2)).softmax(dim=-1)
+        mixed = self._product(weights, image).view(*asked.shape[:3], -1)
         matrix = layer.v_proj.weight.view(layer.num_heads, -1, layer.v_proj.weight.shape[1])
         values = (mixed @ matrix.transpose(-1, -2)).transpose(1, 2).flatten(2)
         out: Tensor = layer.out_proj(values + layer.v_proj.bias)
@@ -102,18 +102,18 @@ class FoldedAttend(nn.Module):
         """The image with what it takes from tokens."""
         values = _heads(layer.v_proj(tokens), layer.num_heads)
         matrix = layer.out_proj.weight.view(layer.out_proj.weight.shape[0], layer.num_heads, -1).permute(1, 2, 0)
-        columns = (values @ matrix).flatten(1, 2).transpose(-1, -2)
-        change = self._product(weights.flatten(1, 2).transpose(-1, -2), columns, layer.out_proj.bias)
+        rows = (values @ matrix).flatten(1, 2)
+        change = self._product(weights.flatten(1, 2).transpose(-1, -2), rows, layer.out_proj.bias)
         return change.add_(image) if not torch.is_grad_enabled() else change + image
 
     def _product(
-        self, left: Float[Tensor, "b n k"], right: Float[Tensor, "b m k"], bias: Float[Tensor, " m"] | None = None
+        self, left: Float[Tensor, "b n k"], right: Float[Tensor, "b k m"], bias: Float[Tensor, " m"] | None = None
     ) -> Float[Tensor, "b n m"]:
-        """left right^T of each prompt, plus a bias a column."""
+        """left right of each prompt, plus a bias a column."""
         if self.together:
-            out = left @ right.transpose(-1, -2)
+            out = left @ right
             return out if bias is None else out + bias
-        parts = [F.linear(one, two, bias) for one, two in zip(left, right, strict=True)]
+        parts = [F.linear(one, two.t(), bias) for one, two in zip(left, right, strict=True)]
         return torch.stack(parts) if len(parts) > 1 else parts[0][None]
 
 
