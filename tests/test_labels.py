@@ -363,22 +363,30 @@ def test_regions_proposed_from_the_cells_are_as_good_as_regions_given(rng: Gener
     features, vocabulary = random_features(rng), random_vocabulary(rng)
     regions = Regions.from_masks(random_masks(rng, 3), np.array([0.9, 0.5, 0.7]))
     vectors = unit(rng.normal(size=(3, 32)))
-    given = compose(features, vocabulary, regions=regions, region_vectors=vectors, recipe=Asked())
+    given = compose(features, vocabulary, regions=regions, region_vectors=vectors, recipe=Asked(threshold=0.45))
     none, empty = Regions.empty(48, 80), np.zeros((0, 32), np.float32)
-    alone = compose(features, vocabulary, regions=none, region_vectors=empty, recipe=Asked())
+    alone = compose(features, vocabulary, regions=none, region_vectors=empty, recipe=Asked(threshold=0.45))
     seen = []
 
     def propose(coarse: Evidence) -> tuple[Regions, np.ndarray]:
         seen.append(coarse)
         return regions, vectors
 
-    made = compose(features, vocabulary, regions=none, region_vectors=empty, recipe=Asked(), propose=propose)
+    made = compose(
+        features, vocabulary, regions=none, region_vectors=empty, recipe=Asked(threshold=0.45), propose=propose
+    )
     assert (made.labels == given.labels).all() and (given.labels != alone.labels).any()
     assert made.evidence is not None and (made.evidence.part_quality == regions.quality).all()
+    assert (given.labels < 0).any()
     assert (made.with_threshold(0.6).labels == given.with_threshold(0.6).labels).all()
     (coarse,) = seen
     assert coarse.parts is None and (pixels(coarse)[0] == alone.labels).all()
     nothing = compose(
-        features, vocabulary, regions=none, region_vectors=empty, recipe=Asked(), propose=lambda _: (none, empty)
+        features,
+        vocabulary,
+        regions=none,
+        region_vectors=empty,
+        recipe=Asked(threshold=0.45),
+        propose=lambda _: (none, empty),
     )
     assert (nothing.labels == alone.labels).all() and nothing.evidence is not None and nothing.evidence.parts is None

@@ -226,6 +226,17 @@ def test_only_large_parts_above_the_cut_are_asked(model: MaskModel, monkeypatch:
     assert found.labels[0, 50] == 0 and found.labels[40, 5] == 1  # where nothing was accepted the coarse label stays
 
 
+def test_a_name_that_is_nowhere_above_the_cut_has_no_part_though_it_wins_pixels(
+    model: MaskModel, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    scores = np.zeros((2, 48, 80), np.float32)
+    scores[1] = 0.9
+    scores[:, ::2, ::2] = [[[1.0]], [[0.0]]]  # all pixels that are looked at, a quarter of all
+    asked = stub(monkeypatch, lambda part: True)
+    assert not len(refine(model, embedded(48, 80), scores, coarse_thresh=0.3).parts) and not asked
+    assert refine(model, embedded(48, 80), scores, coarse_thresh=0.2).parts.names.tolist() == [0]
+
+
 def test_a_part_one_pixel_wide_has_a_box_with_an_area(model: MaskModel, rng: Generator) -> None:
     scores = np.zeros((2, 48, 80), np.float32)
     scores[1] = 0.6
