@@ -10,10 +10,13 @@ from typing import Any
 
 import numpy as np
 import pytest
+import torch
 from PIL import Image
+from safetensors.torch import load_file, save_file
 
 from ovseg import cli, weights
 from ovseg.proposals import PROPOSERS
+from ovseg.sam.networks import KINDS, build
 
 ROOT = Path(__file__).resolve().parents[2]
 EXAMPLE = weights.bundled("demo/examples") / "breakfast.jpg"
@@ -85,6 +88,30 @@ def test_masks_on_disk_are_a_proposer(run: Any, tmp_path: Path) -> None:
     ):
         code, out, err = run(*asked, wrong)
         assert code == 2 and not out and sentence in err
+
+
+def test_regions_come_from_the_map_of_the_names_by_a_sam(
+    run: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    torch.manual_seed(0)
+    sam = build(KINDS["tiny"])
+    with torch.no_grad():
+        sam.mask_decoder.iou_prediction_head.layers[-1].bias.fill_(0.97)
+    save_file(sam.state_dict(), tmp_path / "sam.safetensors")
+    path = weights.path
+
+    def own(name: str, *rest: Any) -> Path:
+        return tmp_path / "sam.safetensors" if name == "sam-vit-b" else path(name, *rest)
+
+    monkeypatch.setattr(weights, "path", own)
+    asked = ("segment", EXAMPLE, "-p", "apple", "-p", "cup", "-p", "teapot", "--threshold", "0.2", "--json")
+    code, out, _ = run(*asked, "--proposer", "from-map", "--sam", "sam-vit-b", "-o", tmp_path / "out")
+    found, (_, plain, _) = json.loads(out), run(*asked)
+    assert code == 0 and (found["recipe"]["proposer"], found["recipe"]["sam"]) == ("from-map", "sam-vit-b")
+    assert found["regions"] and found["shares"] != json.loads(plain)["shares"]
+    assert (tmp_path / "out" / "breakfast.overlay.png").is_file()
+    code, out, err = run(*asked, "--proposer", "from-map")
+    assert code == 2 and not out and "proposer from-map asks a SAM for masks: name one" in err
 
 
 def test_stages_refining_and_area_reach_the_recipe_and_misspelt_ones_are_told(run: Any) -> None:
@@ -182,7 +209,6 @@ def test_overlong_name_is_said_and_not_cut(run: Any) -> None:
 
 
 def test_broken_checkpoints_end_with_code_three(run: Any, tmp_path: Path) -> None:
-    from safetensors.torch import load_file, save_file
 
     tiny = weights.bundled("tiny")
     for name in ("clip.json", "bpe.txt.gz", "names.json"):
