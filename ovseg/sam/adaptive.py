@@ -18,7 +18,7 @@ from ovseg.sam.found import Found
 from ovseg.sam.runs import Kept
 
 PASSES = (((1, 1),), ((3, 3),), ((1, 3), (3, 1)))  # (row, col) modulo 4; the last pass is the rest
-LOOKED = 4  # answered points in an accepted mask: then it is known
+LOOKED = 5  # answered points in an accepted mask: then it is known
 REFUSED, LARGE = 6, 0.05  # points whose masks, of more than this share of the frame, speak for a ground
 
 

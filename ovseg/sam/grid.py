@@ -8,7 +8,7 @@ coarse    8 x 8 points and one mask each: enough for naming regions (CorrCLIP, a
           by it), not for counting objects.
 adaptive  the points of `exact` in four passes, those skipped that what is found by then explains (`adaptive`): other
           masks, for a third to a half of the decodes. recall="objects" finds 95 % and more of the whole objects that
-          `exact` finds, and four of five of all masks (tests/bench/masks.py adaptive); "parts" spends more.
+          `exact` finds, and four of five of all masks (tests/bench/adaptive.py); "parts" spends more.
 """
 
 from collections.abc import Iterator, Mapping, Sequence
@@ -186,7 +186,7 @@ class AutomaticMaskGenerator:
         found: list[Found] = []
         asked, float_boxes, float_crops = Asked(0, 0, 0), False, False
         for (left, top, right, bottom), layer in zip(crops, layers, strict=True):
-            if left == right or top == bottom:  # a picture of few pixels has crops of none
+            if left >= right or top >= bottom:  # a picture of few pixels has crops of none
                 continue
             own = embedding if embedding is not None and not layer else self.model.encode(image[top:bottom, left:right])
             shared = self.model.shared(own)
@@ -238,7 +238,7 @@ class AutomaticMaskGenerator:
     def _cells(self, points: Float[np.ndarray, "n 2"], embedding: Embedding) -> Int[np.ndarray, "n 2"]:
         """The cell (row, col) of the low-resolution masks that each point of a crop lies in."""
         cells = self.model.placed(points, embedding)[:, ::-1] * self._scale()
-        return np.minimum(cells.astype(np.int64), np.array(self.model.cells) - 1)
+        return np.asarray(np.minimum(cells.astype(np.int64), np.array(self.model.cells) - 1))
 
     def _scale(self) -> Float[np.ndarray, " 2"]:
         return np.array(self.model.cells) / self.model.side

@@ -1,3 +1,4 @@
+from concurrent.futures import ThreadPoolExecutor
 from typing import Any
 
 import numpy as np
@@ -8,13 +9,16 @@ from segment_anything import SamAutomaticMaskGenerator
 from segment_anything.modeling import Sam
 
 from ovseg.errors import BadInput, BadUsage, UnknownName
+from ovseg.masks import iou
 from ovseg.raster import decode_rle
 from ovseg.sam import AutomaticMaskGenerator
 from ovseg.sam import model as model_room
 from ovseg.sam.grid import MODES, OPTIONS, _check
 from ovseg.sam.model import MaskModel
+from ovseg.sam.runs import Kept
+from ovseg.sam.stretch import Cut, Stretch
 from tests.sam.narrow import narrow_sam
-from tests.sam.stubs import Scene, stubs
+from tests.sam.stubs import OpaqueScene, Scene, stubs
 
 ALL = {
     "pred_iou_thresh": 0.0,
@@ -248,21 +252,40 @@ def test_coarse_is_segment_anything_with_one_mask_a_point(rng: Generator) -> Non
 
 
 class TestAdaptive:
-    @pytest.mark.parametrize("seed", [0, 1])
-    def test_finds_the_objects_with_fewer_decodes(self, seed: int) -> None:
-        scene = Scene(270, 480, objects=30, seed=seed)
-        scene.iou[:] = (1.0, 0.99, 0.98)
-        scene.slope[:] = 20
-        _, stub = stubs(scene)
-        image = np.zeros((270, 480, 3), np.uint8)
-        every, work = AutomaticMaskGenerator(stub).regions(image)
-        for recall, share, least in (("objects", 0.7, 0.9), ("parts", 1.0, 0.95)):
-            some, less = AutomaticMaskGenerator(stub, mode="adaptive", recall=recall).regions(image)
-            assert less.decoded < share * work.decoded == share * 1024
-            wholes = [rle for rle, area in zip(every.rles, every.area, strict=True) if area > 300]
-            from ovseg.masks import iou
+    def test_finds_the_objects_with_fewer_decodes(self) -> None:
+        image = np.zeros((240, 320, 3), np.uint8)
+        true, found, masks, met, decoded = 0, 0, 0, 0, {"objects": 0, "parts": 0}
+        for seed in (10, 13):  # the rule was chosen on 0 to 7; tests/bench/adaptive.py prints more
+            scene = OpaqueScene(240, 320, seed=seed)
+            _, stub = stubs(scene)
+            way = stub.stretch(stub.encode(image))
+            things = [Kept.of(way.cut(scene.distance(thing), 0.0, 1.0)).rle(240, 320) for thing in scene.things]
+            every, _ = AutomaticMaskGenerator(stub).regions(image)
+            there = iou(things, every.rles).max(axis=1) >= 0.9
+            some = {}
+            for recall in decoded:
+                some[recall], work = AutomaticMaskGenerator(stub, mode="adaptive", recall=recall).regions(image)
+                decoded[recall] += work.decoded
+            true += there.sum()
+            found += (there & (iou(things, some["objects"].rles).max(axis=1) >= 0.9)).sum()
+            masks += len(every)
+            met += (iou(every.rles, some["parts"].rles).max(axis=1) >= 0.9).sum()
+        assert true > 40
+        assert found >= 0.95 * true
+        assert decoded["objects"] <= 0.45 * 2 * 1024
+        assert met >= 0.95 * masks
+        assert decoded["parts"] < 2 * 1024
 
-            assert (iou(wholes, some.rles).max(axis=1) >= 0.8).mean() >= least
+    def test_a_ground_that_the_network_is_not_sure_of_is_not_asked_to_the_end(self) -> None:
+        scene = Scene(270, 480, objects=1)
+        scene.radius[:] = 500.0
+        scene.iou[:] = 0.5
+        _, stub = stubs(scene)
+        for recall, most in (("objects", 64 + 64), ("parts", 1024)):
+            generator = AutomaticMaskGenerator(stub, mode="adaptive", recall=recall)
+            found, work = generator.regions(np.zeros((270, 480, 3), np.uint8))
+            assert len(found) == work.raised == 0
+            assert 64 <= work.decoded <= most and (recall == "objects" or work.decoded == most)
 
     def test_decodes_all_points_where_nothing_is_accepted(self, rng: Generator) -> None:
         generator = AutomaticMaskGenerator(narrow_sam(), mode="adaptive", points_per_side=8, recall="parts")
@@ -305,14 +328,112 @@ def test_nothing_found_is_no_error_with_crops_either(rng: Generator) -> None:
     assert generator.generate(picture(rng)) == []
 
 
-@pytest.mark.slow
-def test_records_are_equal_with_the_decoder_of_vit_b(rng: Generator) -> None:
-    from ovseg.sam.load import SamShape, build
+def test_masks_may_be_thinned_by_their_own_overlap(rng: Generator) -> None:
+    sam, image = raised_sam(), picture(rng)
+    options = {**ALL, "points_per_side": 6, "crop_n_layers": 1, "nms": "mask", "min_mask_region_area": 4}
+    every = AutomaticMaskGenerator(sam, **options).regions(image)[0]
+    assert len(every) > 9
+    cut = float(np.median(iou(every.rles, every.rles)[~np.eye(len(every), dtype=bool)]))
+    some = AutomaticMaskGenerator(sam, **{**options, "box_nms_thresh": cut, "crop_nms_thresh": cut}).regions(image)[0]
+    overlaps = iou(some.rles, some.rles)[~np.eye(len(some), dtype=bool)]
+    assert 1 < len(some) < len(every)
+    assert overlaps.max() <= cut
 
-    torch.manual_seed(0)
-    sam = build(SamShape(width=24, depth=1, heads=2, global_blocks=(0,))).eval()
-    with torch.no_grad():
-        for parameter in sam.parameters():
-            parameter.add_(0.05 * torch.randn_like(parameter))
-        sam.mask_decoder.iou_prediction_head.layers[-1].bias.add_(1.0)
-    assert len(both(sam, picture(rng, 96, 160), points_per_side=4, **ALL)) == 48
+
+def test_quality_can_be_a_function(rng: Generator) -> None:
+    options = {**ALL, "points_per_side": 3, "quality": lambda one: one.kept.area / (48 * 80)}
+    records = AutomaticMaskGenerator(raised_sam(), **options).generate(picture(rng))
+    areas = [record["area"] for record in records]
+    assert len(set(areas)) > 2 and areas == sorted(areas, reverse=True)
+    regions, _ = AutomaticMaskGenerator(raised_sam(), **options).regions(picture(rng))
+    assert regions.quality == pytest.approx(regions.area / (48 * 80), abs=1e-6)
+
+
+def test_more_regions_than_allowed_are_refused_with_what_they_take(rng: Generator) -> None:
+    sam, image = raised_sam(), picture(rng)
+    assert len(AutomaticMaskGenerator(sam, points_per_side=4, max_regions=48, **ALL).generate(image)) == 48
+    with pytest.raises(BadUsage, match="max_regions is 47: 48 masks passed.* MB as run lengths.*raise the cuts"):
+        AutomaticMaskGenerator(sam, points_per_side=4, max_regions=47, **ALL).generate(image)
+
+
+def test_options_that_cannot_be_are_said() -> None:
+    sam = narrow_sam()
+    for options, said in (
+        ({"points_per_side": 0}, "points_per_side must be 1 or more: got 0"),
+        ({"points_per_batch": 0}, "points_per_batch must be 1 or more: got 0"),
+        ({"crop_n_layers": -1}, "crop_n_layers must be 0 or more: got -1"),
+        ({"points_per_side": 3, "crop_n_layers": 2, "crop_n_points_downscale_factor": 2}, "must be 4 or more with 2"),
+        ({"points_per_side": None, "point_grids": [np.zeros((3, 2))], "crop_n_layers": 1}, r"2 arrays.*\(3, 2\)"),
+        ({"points_per_side": None, "point_grids": [np.zeros(3)]}, r"1 arrays.*shapes \(3,\)"),
+        ({"points_per_side": None, "point_grids": []}, "shapes none"),
+    ):
+        with pytest.raises(BadUsage, match=said):
+            AutomaticMaskGenerator(sam, **options)
+    with pytest.raises(UnknownName, match="nms must be one of box, mask: got 'soft'"):
+        AutomaticMaskGenerator(sam, nms="soft")
+
+
+@pytest.mark.parametrize("mode", ["exact", "coarse"])
+def test_a_grid_without_points_gives_nothing(mode: str, rng: Generator) -> None:
+    options = {**ALL, "points_per_side": None, "point_grids": [np.zeros((0, 2)), rng.random((4, 2))]}
+    generator = AutomaticMaskGenerator(raised_sam(), mode=mode, crop_n_layers=1, **options)
+    _, work = generator.regions(picture(rng))
+    assert (work.points, work.decoded) == (16, 16)  # four crops are asked all the same
+    generator = AutomaticMaskGenerator(raised_sam(), mode=mode, **{**options, "point_grids": [np.zeros((0, 2))]})
+    assert generator.generate(picture(rng)) == []
+
+
+@pytest.mark.parametrize("mode", MODES)
+@pytest.mark.parametrize(("size", "layers"), [((16, 16), 1), ((1, 1), 3), ((2, 9), 2)])  # crops of no pixels as well
+def test_every_mode_answers_small_pictures_with_crops(
+    mode: str, size: tuple[int, int], layers: int, rng: Generator
+) -> None:
+    options = {**ALL, "crop_n_layers": layers, "points_per_side": 2}
+    records = AutomaticMaskGenerator(raised_sam(), mode=mode, **options).generate(picture(rng, *size))
+    assert all(record["segmentation"].shape == size for record in records)
+    assert records
+
+
+def test_however_a_picture_lies_in_memory_it_is_the_same_and_stays_so(rng: Generator) -> None:
+    image = picture(rng)
+    generator = AutomaticMaskGenerator(raised_sam(), points_per_side=3, crop_n_layers=1, **ALL)
+    wanted, before = generator.generate(image), image.tobytes()
+    still = image.copy()
+    still.flags.writeable = False
+    turned = np.ascontiguousarray(image.transpose(1, 0, 2)).transpose(1, 0, 2)
+    wide = np.repeat(image, 2, axis=1)[:, ::2]
+    backwards = image[::-1, ::-1, ::-1].copy()[::-1, ::-1, ::-1]
+    for other in (still, turned, wide, backwards):
+        same(wanted, generator.generate(other))
+    assert image.tobytes() == before
+
+
+def test_one_generator_serves_many_threads(rng: Generator) -> None:
+    pictures = [picture(rng, 48 + 8 * i, 80) for i in range(4)]
+    for mode in MODES:
+        generator = AutomaticMaskGenerator(raised_sam(), mode=mode, **{**ALL, "points_per_side": 4})
+        alone = [generator.generate(image) for image in pictures]
+        with ThreadPoolExecutor(4) as pool:
+            for one, other in zip(alone * 2, pool.map(generator.generate, pictures * 2), strict=True):
+                same(one, other)
+
+
+def test_masks_of_a_large_picture_are_made_in_their_own_part_of_it(monkeypatch: pytest.MonkeyPatch) -> None:
+    scene, made = Scene(1500, 2000, objects=20), []
+    _, stub = stubs(scene)
+    scene.iou[:] = 1.0
+    generator = AutomaticMaskGenerator(stub, points_per_side=8, output_mode="coco_rle")
+    cut = Stretch.cut
+
+    def counted(self: Stretch, *args: Any) -> Cut:
+        made.append(cut(self, *args))
+        return made[-1]
+
+    monkeypatch.setattr(Stretch, "cut", counted)
+    monkeypatch.setattr(Stretch, "_two_steps", None)  # the way over full frames
+    monkeypatch.setattr(Kept, "mask", None)
+    _, work = generator.regions(np.zeros((1500, 2000, 3), np.uint8))
+    assert work.raised == len(made) == 192
+    boxes = [one.box for one in made if one.bits.any()]
+    tight = sum((right - left + 1) * (bottom - top + 1) for left, top, right, bottom in boxes)
+    assert sum(one.bits.size for one in made) <= 1.3 * tight  # the rest lies between the mask and its lowest threshold
