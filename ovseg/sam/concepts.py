@@ -1,7 +1,7 @@
 """Everything that a phrase names, by SAM 3 (Carion et al. 2025, arXiv:2511.16719), for those who hold its weights.
 
-The weights are under the "SAM License" and given on request only (facebook/sam3 on the hub); ovseg neither fetches them
-nor names them in a preset. The picture is encoded once, every phrase costs one pass of the rest (SAM 3's issue 168).
+The weights are under the "SAM License" and given on request only (facebook/sam3 on the hub, by your own sign-in); no
+preset names them. The picture is encoded once, every phrase costs one pass of the rest (SAM 3's issue 168).
 Masks are logits stretched to the frame and cut; transformers stretches probabilities, which moves borders by less than
 a pixel.
 

@@ -6,7 +6,7 @@ their addresses (openai/CLIP, clip.py); the others each appear in several unrela
 """
 
 import re
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 from ovseg.errors import BadUsage, UnknownName
 
@@ -51,6 +51,7 @@ class WeightFile:
 
 _OPENAI = "https://openaipublic.azureedge.net/clip/models/"  # then the sha256 itself
 _SAM = "https://dl.fbaipublicfiles.com/segment_anything"
+_UNPUBLISHED = "two public records that agree on a digest were not found: it is taken as the hub gives it"
 _MIT_MIRROR = "MIT (OpenAI's repository; the hub page of this copy says Apache-2.0)"
 
 
@@ -91,6 +92,18 @@ def _openai_pt(name: str, file: str, size: int, sha256: str, pixels: int) -> Wei
 
 def _sam(name: str, file: str, size: int, sha256: str, what: str) -> WeightFile:
     return WeightFile(name, "https", _SAM, file, "Apache-2.0", what, "", size, sha256, input_size=1024, pickle=True)
+
+
+def _hub_folder(
+    name: str, repository: str, licence: str, what: str, files: tuple[str, ...], note: str
+) -> tuple[WeightFile, ...]:
+    """A network in the hub's form: its tensors, and the small files beside them that say what it is."""
+    rows = [WeightFile(name, "huggingface", repository, "model.safetensors", licence, what, input_size=1024)]
+    for file in files:
+        rows.append(
+            WeightFile(f"{name}-{file.split('.')[0]}", "huggingface", repository, file, licence, f"{file} of it")
+        )
+    return tuple(replace(row, saved_as=f"{name}/{row.file}", note=note) for row in rows)
 
 
 def _dino(name: str, folder: str, file: str, size: int, sha256: str, what: str, pixels: int = 224) -> WeightFile:
@@ -245,6 +258,38 @@ _ROWS = (
         what="Segment Anything with the small TinyViT image encoder (vit_t)",
         input_size=1024,
         pickle=True,
+    ),
+    *_hub_folder(
+        "sam-hq-vit-base",
+        "syscv-community/sam-hq-vit-base",
+        "Apache-2.0",
+        "HQ-SAM with the ViT-B image encoder, for transformers (extra hf)",
+        ("config.json",),
+        _UNPUBLISHED,
+    ),
+    *_hub_folder(
+        "sam2.1-hiera-tiny",
+        "facebook/sam2.1-hiera-tiny",
+        "Apache-2.0",
+        "SAM 2.1, its smallest image encoder, for transformers (extra hf)",
+        ("config.json",),
+        _UNPUBLISHED,
+    ),
+    *_hub_folder(
+        "sam2.1-hiera-large",
+        "facebook/sam2.1-hiera-large",
+        "Apache-2.0",
+        "SAM 2.1, its largest image encoder, for transformers (extra hf)",
+        ("config.json",),
+        _UNPUBLISHED,
+    ),
+    *_hub_folder(
+        "sam3",
+        "facebook/sam3",
+        "SAM License (Meta's own, not open source; given on request)",
+        "SAM 3: clicks and phrases, for transformers (extra hf); in no preset",
+        ("config.json", "tokenizer.json"),
+        f"needs a sign-in that Meta has let in; {_UNPUBLISHED}",
     ),
     _dino(
         "dino-vit-b8",
