@@ -235,7 +235,11 @@ def open_pipeline(recipe: "Recipe | None", options: dict[str, Any], talk: Talk) 
 
         torch.set_num_threads(options["threads"])
     pipe = Pipeline.open(
-        recipe, device=options["device"], folder=options["weights"], allow_pickle=options["allow_pickle"]
+        recipe,
+        device=options["device"],
+        folder=options["weights"],
+        allow_pickle=options["allow_pickle"],
+        embeddings=0,  # bytes: a command looks at each picture once
     )
     if talk.each:
         talk.say(f"{pipe!r}")
