@@ -98,14 +98,7 @@ def decoder(asked: argparse.Namespace) -> None:
     points = np.random.default_rng(1).uniform(0, min(asked.size), (16, 2))
     wanted_signs = signs(exact, embedding, points)
 
-    rows, wanted = [], None
-    for choice in CHOICES:
-        model = MaskModel(sam, **choice)
-        ours = AutomaticMaskGenerator(model, **options)
-        found, cpu, wall = timed(lambda ours=ours: ours.generate(image, embedding), asked.rounds)
-        wanted = wanted or found
-        alone = timed(lambda model=model: signs(model, embedding, points), asked.rounds)
-        rows.append((model, found, cpu, wall, alone))
+    wanted = AutomaticMaskGenerator(exact, **options).generate(image, embedding)
     encoder, sam.image_encoder.forward = sam.image_encoder.forward, lambda pixels: embedding.features
     peers = []
     print("| segment-anything | masks | CPU s | s |\n|---|---|---|---|")
@@ -123,14 +116,18 @@ def decoder(asked: argparse.Namespace) -> None:
         "\n| computed | CPU s | s | CPU ratio | ratio | GFLOP/s | flips | found | same | worst IoU |\n"
         "|---|---|---|---|---|---|---|---|---|---|"
     )
-    for model, found, cpu, wall, (own, _, spent) in rows:
+    for choice in CHOICES:
+        model = MaskModel(sam, **choice)
+        ours = AutomaticMaskGenerator(model, **options)
+        found, cpu, wall = timed(lambda ours=ours: ours.generate(image, embedding), asked.rounds)
+        own, _, spent = timed(lambda model=model: signs(model, embedding, points), asked.rounds)
         near = overlaps(found, wanted)
         flips = 1e6 * float((own != wanted_signs).float().mean())
-        speed = len(points) * GFLOP[model.algebra] / spent
         equal = 100 * np.mean(np.equal(near, 1))
+        speed = len(points) * GFLOP[model.algebra] / spent
         times = f"{cpu:.2f} | {wall:.2f} | {best_cpu / cpu:.1f} | {best_wall / wall:.1f} | {speed:.0f}"
         masks = f"{flips:.1f} | {len(found)} for {len(wanted)} | {equal:.1f} % | {min(near):.5f}"
-        print(f"| {model.computed} | {times} | {masks} |")
+        print(f"| {model.computed} | {times} | {masks} |", flush=True)
 
 
 def encoder(asked: argparse.Namespace) -> None:
