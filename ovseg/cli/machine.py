@@ -38,7 +38,9 @@ def weights_list(as_json: bool) -> None:
         else:
             size = row.bytes or (place.stat().st_size if place else 0)
             where = str(place) if place else "not here"
-            click.echo(f"{row.name:28} {size / 1e6:9.1f} MB  {row.licence:24.24}  {where}")
+            shown = f"{size / 1e6:.1f} MB" if size >= 1e5 else f"{size / 1e3:.1f} kB"
+            shown = shown if size else "?"  # its publisher does not state it
+            click.echo(f"{row.name:28} {shown:>12}  {row.licence.partition(' (')[0]:12}  {where}")
 
 
 @weights.command("pull")

@@ -301,7 +301,7 @@ def test_a_mistyped_path_leaves_earlier_results_alone(run: Any, tmp_path: Path) 
 
 def test_weights_and_check(run: Any) -> None:
     code, out, _ = run("weights", "list")
-    assert code == 0 and "tiny-clip" in out and "sam-vit-h" in out
+    assert code == 0 and "tiny-clip" in out and "sam-vit-h" in out and " 0.0 " not in out
     code, out, _ = run("weights", "path", "tiny-clip")
     assert code == 0 and Path(out.strip()).name == "clip.safetensors"
     assert run("weights", "path", "sam-vit-h")[0] == 3
