@@ -22,10 +22,11 @@ parts, where its background is a class as any other.
 
 from collections.abc import Iterator
 from dataclasses import dataclass, field
+from functools import cached_property
 from typing import Any
 
 import numpy as np
-from jaxtyping import Bool, Float32, Float64, Int, Int16, Int32
+from jaxtyping import Bool, Float32, Float64, Int, Int16, Int32, UInt8
 
 from ovseg.errors import BadInput
 from ovseg.evidence import Evidence
@@ -153,17 +154,22 @@ class Guided:
         if not len(self.regions):
             return scores
         out = np.zeros_like(scores)
-        for name, kept, low in zip(self.names, self._kept, self._logits, strict=True):
+        for name, kept, low, bits in zip(self.names, self._kept, self._logits, self._rows, strict=True):
             top, bottom = max(band.start, kept.top), min(band.stop, kept.top + kept.rows)
             if top >= bottom:
                 continue
             right = kept.left + kept.cols
             here = (slice(top - band.start, bottom - band.start), slice(kept.left, right))
-            inside = kept.bits[:, top - kept.top : bottom - kept.top].T
+            inside = np.unpackbits(bits[top - kept.top : bottom - kept.top], axis=1, count=kept.cols).astype(bool)
             raised = scores[name][here] * _sigmoid(self._values(low, top, bottom, kept.left, right))
             np.maximum(out[name][here], raised, out=out[name][here], where=inside)
         failed = self._failed(band)
         return np.where(failed & (scores > out), scores, out)
+
+    @cached_property
+    def _rows(self) -> list[UInt8[np.ndarray, "_ _"]]:
+        """The accepted masks row by row, eight pixels a byte, since bands are rows and kept masks are columns."""
+        return [np.packbits(kept.bits.T, axis=1) for kept in self._kept]
 
     def _values(
         self, low: Float32[np.ndarray, "high wide"], top: int, bottom: int, left: int, right: int
