@@ -286,7 +286,7 @@ _ROWS = (
     *_hub_folder(
         "sam3",
         "facebook/sam3",
-        "SAM License (Meta's own, not open source; given on request)",
+        "SAM License (on request; Meta's own, not open source)",
         "SAM 3: clicks and phrases, for transformers (extra hf); in no preset",
         ("config.json", "tokenizer.json"),
         f"needs a sign-in that Meta has let in; {_UNPUBLISHED}",

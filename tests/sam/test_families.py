@@ -13,8 +13,9 @@ from ovseg.sam.foreign import ForeignModel
 from ovseg.sam.model import Embedding
 from tests.sam.hub import NARROW, PUBLISHED, perturbed
 
-CASES = [pytest.param(make, id=name) for name, make in NARROW.items()] + [
-    pytest.param(make, id=f"{name}, published size", marks=pytest.mark.slow) for name, make in PUBLISHED.items()
+# A network and how much its parameters are moved: sums over more channels must stay of one size.
+CASES = [pytest.param((make, 0.1), id=name) for name, make in NARROW.items()] + [
+    pytest.param((make, 0.03), id=f"{name}, published size", marks=pytest.mark.slow) for name, make in PUBLISHED.items()
 ]
 # Three prompts in a picture of 48 x 80 pixels.
 POINTS = np.array([[[30.0, 20.0], [3.0, 40.0]], [[70.5, 5.25], [79.0, 1.0]], [[3.0, 40.0], [60.0, 30.0]]])
@@ -30,7 +31,8 @@ ASKED: dict[str, dict[str, np.ndarray]] = {
 
 @pytest.fixture(scope="module", params=CASES)
 def model(request: pytest.FixtureRequest) -> ForeignModel:
-    return ForeignModel(perturbed(request.param))
+    make, by = request.param
+    return ForeignModel(perturbed(make, by=by))
 
 
 @pytest.fixture(scope="module")
@@ -73,7 +75,7 @@ def theirs(
 ) -> tuple[Tensor, Tensor]:
     """transformers' own forward, in its own form; coordinates scaled by hand."""
     kept = embedding.kept
-    scale = torch.tensor([kept[1] / 80, kept[0] / 48])
+    scale = torch.tensor([kept[1] / 80, kept[0] / 48], dtype=torch.float64)
     asked: dict[str, Any] = {
         "input_points": None if points is None else (torch.tensor(points) * scale).float()[None],
         "input_labels": None if labels is None else torch.tensor(labels, dtype=torch.int32)[None],
@@ -136,6 +138,7 @@ def test_prompts_are_answered_as_by_their_own_program(
 
 @pytest.mark.parametrize("single", [False, True], ids=["three masks", "one mask"])
 def test_a_mask_is_a_prompt_too(model: ForeignModel, embedding: Embedding, seen: Any, single: bool) -> None:
+    """Within 1e-4 of the largest logit: masks are convolved together here, one by one there (6.6e-5 was measured)."""
     rng = np.random.default_rng(3)
     masks = rng.normal(0, 5, (3, *model.cells)).astype(np.float32)
     prompted = {"points": POINTS[:, :1], "labels": LABELS[:, :1]}
@@ -146,10 +149,10 @@ def test_a_mask_is_a_prompt_too(model: ForeignModel, embedding: Embedding, seen:
         expected_quality, expected = theirs(model, seen, embedding, single, masks=masks[i : i + 1], **asked)
         scale = float(expected.abs().max())
         torch.testing.assert_close(quality[i : i + 1], expected_quality, rtol=1e-5, atol=1e-5)
-        torch.testing.assert_close(logits[i : i + 1], expected, rtol=1e-5, atol=1e-5 * scale)
+        torch.testing.assert_close(logits[i : i + 1], expected, rtol=1e-5, atol=1e-4 * scale)
     expected_quality, expected = theirs(model, seen, embedding, single, masks=masks[2:])
     torch.testing.assert_close(alone_quality, expected_quality, rtol=1e-5, atol=1e-5)
-    torch.testing.assert_close(alone, expected, rtol=1e-5, atol=1e-5 * float(expected.abs().max()))
+    torch.testing.assert_close(alone, expected, rtol=1e-5, atol=1e-4 * float(expected.abs().max()))
 
 
 @pytest.mark.parametrize("name", ["sam2", "sam3_tracker"])
