@@ -5,7 +5,7 @@ is a value, made once, kept where the caller likes, and given to any number of c
 
 Who computes is a choice: by default torch in float32 in segment-anything's own order of operations ("exact": its bits),
 else any runtime and precision of `ovseg.runtime` in the order of `folded`, several times as fast and the same up to
-rounding: in float32 about one of a million logits changes its sign, in bfloat16 three of a thousand.
+rounding: in float32 about one of a million logits changes its sign, in bfloat16 four of a thousand.
 """
 
 import hashlib
