@@ -287,6 +287,14 @@ class TestAdaptive:
             assert len(found) == work.raised == 0
             assert 64 <= work.decoded <= most and (recall == "objects" or work.decoded == most)
 
+    def test_a_point_lies_in_its_cell_of_the_low_masks(self, rng: Generator) -> None:
+        generator = AutomaticMaskGenerator(
+            narrow_sam(), mode="adaptive"
+        )  # 64 x 64 cells, of which 39 x 64 hold picture
+        points = np.array([[79.5, 47.5], [79.5, 0.5], [0.5, 47.5], [40.0, 12.0], [80.0, 48.0]])  # x, y
+        cells = generator._cells(points, generator.model.encode(picture(rng)))
+        assert cells.tolist() == [[38, 63], [0, 63], [38, 0], [9, 32], [38, 63]]
+
     def test_decodes_all_points_where_nothing_is_accepted(self, rng: Generator) -> None:
         generator = AutomaticMaskGenerator(narrow_sam(), mode="adaptive", points_per_side=8, recall="parts")
         found, work = generator.regions(picture(rng))
