@@ -18,15 +18,15 @@ from jaxtyping import Float32, UInt8
 
 from ovseg import anomaly, click, encoders, extras, images, labels, proposals, runtime, weights
 from ovseg.click import Click
-from ovseg.clip import dense, load, pictures, text
+from ovseg.clip import dense, pictures, text
 from ovseg.clip.guides import Guide, load_guide
 from ovseg.clip.load import Clip
 from ovseg.clip.methods import PICTURES, canonical, needs
-from ovseg.errors import BadInput, BadUsage, MissingWeights
+from ovseg.errors import BadInput, BadUsage
 from ovseg.evidence import Evidence
-from ovseg.opening import best_here, needed_weights
+from ovseg.opening import best_here, fetch, mask_model, networks
 from ovseg.prompts import read_words
-from ovseg.recipe import PRESETS, Recipe, preset
+from ovseg.recipe import Recipe, preset
 from ovseg.types import AnomalyMap, DenseFeatures, Regions, Segmentation, Vocabulary
 
 if TYPE_CHECKING:
@@ -75,8 +75,8 @@ class Pipeline:
         guide: Guide | None = None,
         embeddings: int | None = None,
     ) -> None:
-        self.recipe, self.clip, self.sam, self.cache, self.guide = recipe, clip, sam, cache, guide
-        self.masks = _mask_model(sam)
+        self.recipe, self.clip, self.cache, self.guide = recipe, clip, cache, guide
+        self.masks = mask_model(sam, recipe, cache)
         self.embeddings = _kept_embeddings(embeddings) if self.masks is not None else None
         self._vocabularies: dict[Any, Vocabulary] = {}
         self._lock = threading.Lock()
@@ -105,33 +105,17 @@ class Pipeline:
         chosen = best_here(folder) if recipe is None else recipe
         chosen = preset(chosen) if isinstance(chosen, str) else chosen
         chosen = chosen.replace(**changes) if changes else chosen
-        runtime.check(chosen.runtime, chosen.precision, load.pick_device(device))
-        if allow_download:
-            for name in needed_weights(chosen):
-                if weights.find(name, folder) is None:
-                    weights.pull(name)
-        try:
-            sam_file = weights.path(chosen.sam, folder) if chosen.sam else None
-            clip = load.load(chosen.model, device=device, folder=folder, allow_pickle=allow_pickle)
-        except MissingWeights as error:
-            usual = PRESETS.get(chosen.name)
-            if usual is None or needed_weights(usual) != needed_weights(chosen):
-                raise  # another model was put in: the preset's files would not help
-            raise MissingWeights(
-                f"{error}; `ovseg weights pull {chosen.name}` brings all that {chosen.name} needs"
-            ) from error
-        sam = None
-        if sam_file is not None:
-            from ovseg.sam import load as sam_load
-
-            sam = sam_load.load(sam_file, device=str(clip.device))
-        guide = None
-        if chosen.guide:
-            guide = load_guide(
-                chosen.guide, device=str(clip.device), folder=folder, allow_pickle=allow_pickle, clip=clip, sam=sam
-            )
         kept = weights.cache_folder() / "text" if cache == "default" else cache
-        return cls(chosen, clip, sam, Path(kept) if kept is not None else None, guide, embeddings)
+        place = Path(kept) if kept is not None else None
+        if allow_download:
+            fetch(chosen, folder)
+        found = networks(chosen, device=device, folder=folder, allow_pickle=allow_pickle, cache=place)
+        return cls(chosen, found.clip, found.masks, place, found.guide, embeddings)
+
+    @property
+    def sam(self) -> Any:
+        """The SAM-type network itself, None where the recipe names none; `masks` is its face."""
+        return self.masks.sam if self.masks is not None else None
 
     @overload
     def encode(
@@ -439,15 +423,6 @@ class Pipeline:
     def __repr__(self) -> str:
         who = runtime.describe(self.recipe.runtime, self.recipe.precision, self.clip.device)
         return f"Pipeline({self.recipe.name}: {self.clip.name} on {self.clip.device}, {self.recipe.method}, {who})"
-
-
-def _mask_model(sam: object | None) -> Any:
-    """The face of a SAM-type network that is open, or None where there is none."""
-    if sam is None:
-        return None
-    from ovseg.sam.model import MaskModel
-
-    return sam if isinstance(sam, MaskModel) else MaskModel(sam)
 
 
 def _kept_embeddings(budget: int | None) -> "Embeddings":

@@ -5,7 +5,9 @@ import pytest
 from ovseg import opening
 from ovseg.errors import MissingWeights
 from ovseg.opening import best_here, needed_weights
-from ovseg.recipe import PRESETS
+from ovseg.pipeline import Pipeline
+from ovseg.recipe import PRESETS, Recipe
+from tests.sam.narrow import narrow_sam
 
 
 def test_a_recipe_needs_a_file_for_each_network() -> None:
@@ -28,3 +30,26 @@ def test_best_preset_that_is_here_is_said_aloud(
     here.clear()
     with pytest.raises(MissingWeights):
         best_here()
+
+
+def test_a_folder_of_the_hub_needs_what_lies_beside_its_weights() -> None:
+    assert needed_weights(PRESETS["base"].replace(sam="sam2.1-hiera-tiny")) == [
+        "clip-vit-b16-openai", "sam2.1-hiera-tiny", "sam2.1-hiera-tiny-config",
+    ]  # fmt: skip
+
+
+def test_a_sam_that_is_not_here_is_said_before_anything_is_opened(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    monkeypatch.setenv("OVSEG_WEIGHTS", str(tmp_path))
+    monkeypatch.setattr(opening.load, "load", lambda *_, **__: pytest.fail("the CLIP is opened first"))
+    with pytest.raises(MissingWeights, match="ovseg weights pull sam-vit-l"):
+        Pipeline.open("tiny", sam="sam-vit-l", cache=None)
+
+
+def test_the_recipe_says_who_computes_a_sams_masks() -> None:
+    recipe = Recipe(model="tiny", sam="sam-vit-b", precision="bfloat16")
+    sam = narrow_sam()
+    made = opening.mask_model(sam, recipe, None)
+    assert made.computed == "torch bfloat16 folded" and made.sam is sam
+    assert opening.mask_model(made, recipe, None) is made and opening.mask_model(None, recipe, None) is None

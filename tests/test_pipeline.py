@@ -407,7 +407,7 @@ def test_regions_from_the_map_are_made_when_names_are_asked(monkeypatch: pytest.
     pipe, plain = from_map(), Pipeline(RECIPE, tiny.clip())
     encoding = pipe.encode(WIDE)
     assert len(encoding.regions) == 0 and encoding.region_vectors.shape == (0, pipe.clip.dim)
-    monkeypatch.setattr(pipe.masks.sam.image_encoder, "forward", None)  # a picture is looked at once
+    monkeypatch.setattr(pipe.sam.image_encoder, "forward", None)  # a picture is looked at once
     answers = {}
     for names in (["cat", "dog"], ["car"], ["cat", "dog", "balloon"]):
         found = pipe.segment(encoding, names)
