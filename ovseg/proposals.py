@@ -285,8 +285,8 @@ GRID: Mapping[str, Any] = MappingProxyType(
     {
         "points_per_side": 32,
         "points_per_batch": 16,
-        "pred_iou_thresh": 0.88,
-        "stability_score_thresh": 0.95,
+        "pred_iou_thresh": None,  # the network's own: 0.88 of segment-anything's
+        "stability_score_thresh": None,  # the same: 0.95
         "stability_score_offset": 1.0,
         "box_nms_thresh": 0.7,
         "crop_n_layers": 0,

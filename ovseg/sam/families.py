@@ -22,6 +22,7 @@ from torch import Tensor, nn
 
 from ovseg.errors import BadUsage
 from ovseg.sam.model import Answer
+from ovseg.sam.networks import CUTS
 
 IMAGENET = ((0.485, 0.456, 0.406), (0.229, 0.224, 0.225))  # mean, spread of pixels in [0, 1]
 HALF = ((0.5, 0.5, 0.5), (0.5, 0.5, 0.5))
@@ -44,13 +45,15 @@ class Parts:
 class Family:
     """How networks of one sort are run: `network` is their class in transformers, `parts` makes what `Foreign` holds.
 
-    `squeezed` networks see the whole picture in their square, others pad it right and below.
+    `squeezed` networks see the whole picture in their square, others pad it right and below. `cuts` as in `SamShape`;
+    0.8 is what SAM 2's own generator asks for.
     """
 
     network: str
     parts: Callable[[Any], "Parts"]
     squeezed: bool
     pixels: tuple[tuple[float, float, float], tuple[float, float, float]]
+    cuts: tuple[float, float] = CUTS
 
 
 @dataclass(frozen=True, eq=False)
@@ -265,9 +268,9 @@ def _fine(network: Any) -> Parts:
 FAMILIES: Mapping[str, Family] = MappingProxyType(
     {
         "sam_hq": Family("SamHQModel", _hq, False, IMAGENET),
-        "sam2": (_sam2 := Family("Sam2Model", _fine, True, IMAGENET)),
+        "sam2": (_sam2 := Family("Sam2Model", _fine, True, IMAGENET, (0.8, 0.95))),
         "sam2_video": _sam2,
-        "sam3_tracker": (_sam3 := Family("Sam3TrackerModel", _fine, True, HALF)),
+        "sam3_tracker": (_sam3 := Family("Sam3TrackerModel", _fine, True, HALF, (0.8, 0.95))),
         "sam3_tracker_video": _sam3,
         "sam3_video": _sam3,
     }

@@ -49,6 +49,7 @@ class ForeignModel(MaskModel):
             )
         self.family, self.network = family_of(network), network.eval().requires_grad_(False)
         super().__init__(Foreign(network, self.family))
+        self.cuts = self.family.cuts
         self._pixels = pixels or self.family.pixels
         self._attend = Attend(self.sam.mask_decoder).eval()
 

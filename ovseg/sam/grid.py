@@ -24,6 +24,7 @@ from ovseg.errors import BadInput, BadUsage, UnknownName
 from ovseg.sam.adaptive import RECALLS, explained, passes, under_large
 from ovseg.sam.found import QUALITIES, RULES, Found, Quality, scores, thinned
 from ovseg.sam.model import Embedding, MaskModel
+from ovseg.sam.networks import CUTS
 from ovseg.sam.runs import Kept, compress, without_specks
 from ovseg.sam.stretch import Cut, Stretch
 from ovseg.types import Regions
@@ -37,8 +38,8 @@ OPTIONS: Mapping[str, Any] = MappingProxyType(
     {
         "points_per_side": 32,
         "points_per_batch": 64,  # no effect on masks here: the decoder takes four at once
-        "pred_iou_thresh": 0.88,
-        "stability_score_thresh": 0.95,
+        "pred_iou_thresh": None,  # the model's own: 0.88 of segment-anything, `cuts` of others
+        "stability_score_thresh": None,  # the same: 0.95
         "stability_score_offset": 1.0,
         "box_nms_thresh": 0.7,
         "crop_n_layers": 0,
@@ -114,7 +115,11 @@ class AutomaticMaskGenerator:
                 raise UnknownName.of("option of AutomaticMaskGenerator", name, OPTIONS)
         self.model = model if all(hasattr(model, name) for name in FACE) else MaskModel(model)
         self.mode = mode
-        self.options: Mapping[str, Any] = MappingProxyType({**OPTIONS, **MODES[mode], **options})
+        own = dict(zip(("pred_iou_thresh", "stability_score_thresh"), getattr(self.model, "cuts", CUTS), strict=True))
+        given = {**OPTIONS, **MODES[mode], **options}
+        self.options: Mapping[str, Any] = MappingProxyType(
+            {name: own.get(name) if value is None else value for name, value in given.items()}
+        )
         self._check_options()
         self.grids = self._grids()
 

@@ -101,6 +101,7 @@ def load(path: str | Path, kind: str | None = None, *, device: str = "cpu", allo
     sam.load_state_dict({key: value.to(own[key].dtype) for key, value in state.items()}, strict=True, assign=True)
     sam.pixel_mean = torch.tensor(PIXEL_MEAN).view(-1, 1, 1)  # not in the file
     sam.pixel_std = torch.tensor(PIXEL_STD).view(-1, 1, 1)
+    sam.cuts = KINDS[wanted].cuts
     return sam.requires_grad_(False).eval().to(place)
 
 

@@ -26,7 +26,7 @@ from ovseg.errors import BadInput, BadUsage, UnknownName
 from ovseg.runtime import Prepared, Run, check, kernels, prepare
 from ovseg.sam.decoder import Attend, Encode, Shared, Upscale, share
 from ovseg.sam.folded import FoldedAttend, FoldedUpscale
-from ovseg.sam.networks import require_float32
+from ovseg.sam.networks import CUTS, require_float32
 from ovseg.sam.stretch import Stretch, stretch
 
 # Prompts in one call of the decoder. More are no faster (the image tokens of four, 17 MB, stay in the heap), and a call
@@ -105,6 +105,7 @@ class MaskModel:
         self.cells: tuple[int, int] = (4 * self.grid[0], 4 * self.grid[1])
         self.side = int(self.sam.image_encoder.img_size)
         self.threshold = float(self.sam.mask_threshold)
+        self.cuts: tuple[float, float] = getattr(sam, "cuts", CUTS)
         self._prepared = Prepared()
         self._last: tuple[ref[Embedding], Shared] | None = None  # one picture is clicked many times
         self.parts: dict[str, nn.Module] = {"encode": Encode(self.sam.image_encoder).eval()}

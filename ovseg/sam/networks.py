@@ -20,12 +20,15 @@ from ovseg.sam.mobile import MARK, TinyViTEncoder
 PIXEL_MEAN = (123.675, 116.28, 103.53)  # of bytes, RGB: the same for all kinds
 PIXEL_STD = (58.395, 57.12, 57.375)
 
+CUTS = (0.88, 0.95)  # predicted IoU and stability, of segment-anything's generator
+
 
 @dataclass(frozen=True)
 class SamShape:
     """The sizes that tell one SAM from another: encoder width, depth, heads; `channels` is the width of the decoder.
 
-    `encoder` is a row of `ENCODERS`; a TinyViT has one shape only, of which the last stage stands here.
+    `encoder` is a row of `ENCODERS`; a TinyViT has one shape only, of which the last stage stands here. `cuts` are the
+    predicted IoU and the stability that a mask needs when everything is asked for, unless told otherwise.
     """
 
     width: int
@@ -39,6 +42,7 @@ class SamShape:
     decoder_mlp: int = 2048
     decoder_heads: int = 8
     encoder: str = "vit"
+    cuts: tuple[float, float] = CUTS
 
 
 KINDS: Mapping[str, SamShape] = MappingProxyType(
@@ -47,7 +51,9 @@ KINDS: Mapping[str, SamShape] = MappingProxyType(
         "vit_l": SamShape(1024, 24, 16, (5, 11, 17, 23)),
         "vit_h": SamShape(1280, 32, 16, (7, 15, 23, 31)),
         "vit_t": SamShape(320, 12, 10, (), window=7, encoder="tiny-vit"),  # MobileSAM
-        "tiny": SamShape(96, 6, 3, (2, 5), 256, window=8, channels=64, decoder_mlp=256, decoder_heads=4),  # ours
+        "tiny": SamShape(
+            96, 6, 3, (2, 5), 256, window=8, channels=64, decoder_mlp=256, decoder_heads=4, cuts=(0.5, 0.7)
+        ),  # ours
     }
 )
 
@@ -134,6 +140,7 @@ def require_float32(sam: Any) -> Any:
 
 
 __all__ = [
+    "CUTS",
     "ENCODERS",
     "KINDS",
     "PIXEL_MEAN",

@@ -214,7 +214,19 @@ def test_options_and_defaults_are_segment_anythings() -> None:
         for name, parameter in inspect.signature(SamAutomaticMaskGenerator).parameters.items()
         if name != "model"
     }
-    assert {name: OPTIONS[name] for name in theirs} == theirs
+    assert OPTIONS["pred_iou_thresh"] is None and OPTIONS["stability_score_thresh"] is None  # the model's
+    ours = AutomaticMaskGenerator(narrow_sam()).options
+    assert {name: ours[name] for name in theirs} == theirs
+
+
+def test_cuts_are_the_models_own_unless_they_are_given() -> None:
+    model = MaskModel(narrow_sam())
+    model.cuts = (0.3, 0.6)
+    names = ("pred_iou_thresh", "stability_score_thresh")
+    ours = [AutomaticMaskGenerator(model, **given).options for given in ({}, {"pred_iou_thresh": 0.0})]
+    assert [[options[name] for name in names] for options in ours] == [[0.3, 0.6], [0.0, 0.6]]
+    coarse = AutomaticMaskGenerator(model, mode="coarse").options
+    assert [coarse[name] for name in names] == [0.4, 0.4]
 
 
 def test_logits_are_kept_when_asked(rng: Generator) -> None:
