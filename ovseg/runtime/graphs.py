@@ -4,8 +4,8 @@ The graph is made by torch's tracing and OpenVINO's frontend, called directly: `
 makers where their telemetry is on, and a program that imported openvino before ovseg has it on. Axes that may vary stay
 open in the graph, so another picture size is another shape of the same graph and compiles nothing; nothing is padded.
 
-Kept files are found by all that they depend on: weights, structure, versions, processor. They hold the weights once
-more (312 MB for eleven blocks of a ViT-B), so only the last used are kept.
+Kept files are found by all that they depend on: weights, structure, program, versions, processor. They hold the weights
+once more (312 MB for eleven blocks of a ViT-B), so only the last used are kept.
 """
 
 import contextlib
@@ -172,8 +172,22 @@ def _digest(core: Any, module: nn.Module, shapes: Sequence[Sequence[int]], preci
         digest.update(f"{name}{tensor.dtype}{list(tensor.shape)}".encode())
         digest.update(tensor.detach().cpu().contiguous().flatten().view(torch.uint8).numpy())
     versions = [metadata.version("openvino"), torch.__version__, core.get_property("CPU", "FULL_DEVICE_NAME")]
-    digest.update(json.dumps([key, repr(module), precision, shapes, torch.get_num_threads(), versions]).encode())
+    parts = [key, repr(module), precision, shapes, torch.get_num_threads(), versions, _programs(module)]
+    digest.update(json.dumps(parts).encode())
     return digest.hexdigest()[:40]
+
+
+def _programs(module: nn.Module) -> dict[str, str]:
+    """A digest of each file that a class of this network stands in, torch's left out: a formula may change while names
+    and weights stay. The whole file, since functions beside a class compute as well; other files are not seen."""
+    classes = {base for part in module.modules() for base in type(part).__mro__}
+    names = sorted({one.__module__ for one in classes if one.__module__.split(".")[0] not in ("builtins", "torch")})
+    found = {}
+    for name in names:
+        spec = getattr(sys.modules.get(name), "__spec__", None)
+        if spec is not None and spec.origin is not None and hasattr(spec.loader, "get_data"):
+            found[name] = hashlib.sha256(spec.loader.get_data(spec.origin)).hexdigest()
+    return found
 
 
 def _keep(compiled: Any, path: Path) -> None:

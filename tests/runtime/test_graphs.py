@@ -1,5 +1,6 @@
 """Compiled graphs: kept on disk by all they depend on, compared with their module, without a word to the network."""
 
+import importlib
 import os
 import subprocess
 import sys
@@ -186,3 +187,27 @@ def test_each_input_may_have_open_axes_of_its_own() -> None:
         given = torch.randn(count, 7 * count, 64)
         torch.testing.assert_close(made(given, table)[0], given @ table, atol=1e-4, rtol=0)
     assert [str(port.get_partial_shape()) for port in made.compiled.inputs] == ["[?,?,64]", "[64,48]"]
+
+
+def test_file_is_another_when_the_program_of_a_class_is(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Same names, same weights, same structure; what is computed stands in a function beside the class."""
+    program = (
+        "from torch import nn\n\n"
+        "def act(x):\n    return x {0} 2\n\n"
+        "class Formula(nn.Linear):\n    def forward(self, x):\n        return (act(super().forward(x)),)\n"
+    )
+    (tmp_path / "formula_of_a_test.py").write_text(program.format("*"))
+    monkeypatch.syspath_prepend(str(tmp_path))
+    module = importlib.import_module("formula_of_a_test")
+    monkeypatch.setitem(sys.modules, "formula_of_a_test", module)
+    network = torch.nn.Sequential(module.Formula(64, 64)).eval()
+    before = kept(network, tmp_path / "graphs")(tokens())[0]
+    kept(network, tmp_path / "graphs")
+    assert len(list((tmp_path / "graphs").iterdir())) == 1
+    (tmp_path / "formula_of_a_test.py").write_text(program.format("+"))
+    exec(program.format("+"), vars(module))
+    changed = torch.nn.Sequential(module.Formula(64, 64)).eval()
+    changed.load_state_dict(network.state_dict())
+    assert repr(changed) == repr(network)
+    after = kept(changed, tmp_path / "graphs")(tokens())[0]
+    assert float((after - before).abs().max()) > 0.1
