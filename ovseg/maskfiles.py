@@ -12,7 +12,6 @@ resized: masks of another size than the picture's are refused.
 """
 
 import json
-import math
 import os
 import zipfile
 from collections.abc import Mapping
@@ -25,7 +24,7 @@ from jaxtyping import Bool, Float32, Shaped
 from PIL import Image, UnidentifiedImageError
 
 from ovseg.errors import BadInput, BadUsage
-from ovseg.raster import Rle, encode_rle, rles_of
+from ovseg.raster import Rle, checked_rle, encode_rle, rles_of
 from ovseg.types import Regions
 
 MOST = 10_000  # masks of one picture
@@ -117,35 +116,8 @@ def _rle(segmentation: Any, height: int, width: int) -> Rle:
         if not segmentation or any(len(ring) < 6 or len(ring) % 2 for ring in segmentation):
             raise ValueError("a polygon has three corners (x, y) at least")  # pycocotools has no sentence for it
         rle = coco.merge(coco.frPyObjects(segmentation, height, width))
-    elif isinstance(segmentation["counts"], list):
-        _add_up(segmentation["counts"], segmentation["size"])
-        rle = coco.frPyObjects(segmentation, *segmentation["size"])
-    else:
-        code: Rle = {"size": [int(n) for n in segmentation["size"]], "counts": str(segmentation["counts"])}
-        _add_up(_counts(code["counts"]), code["size"])
-        return code
-    return {"size": [int(n) for n in rle["size"]], "counts": rle["counts"].decode("ascii")}
-
-
-def _add_up(counts: list[int], size: list[int]) -> None:
-    """Nothing, or an error: pycocotools takes what lies in memory for pixels that no count speaks of."""
-    if sum(counts) != math.prod(size) or min(counts) < 0:
-        raise ValueError(f"its counts add up to {sum(counts)}, its size is {size[0]}x{size[1]}")
-
-
-def _counts(text: str) -> list[int]:
-    """Run lengths of COCO's text: five bits a sign, a sixth where more follow; differences from the fourth on."""
-    counts: list[int] = []
-    value = place = 0
-    for sign in text:
-        bits = ord(sign) - 48
-        value |= (bits & 31) << place
-        place += 5
-        if not bits & 32:
-            value -= (bits & 16) << (place - 4)  # the highest bit is a sign
-            counts.append(value + (counts[-2] if len(counts) > 2 else 0))
-            value = place = 0
-    return counts
+        return {"size": [int(n) for n in rle["size"]], "counts": rle["counts"].decode("ascii")}
+    return checked_rle(segmentation)
 
 
 def _regions(height: int, width: int, rles: tuple[Rle, ...], quality: Shaped[np.ndarray, " n"]) -> Regions:

@@ -6,7 +6,7 @@ pycocotools.
 
 import colorsys
 from collections.abc import Iterator, Sequence
-from typing import TypedDict
+from typing import Any, TypedDict
 
 import numpy as np
 from jaxtyping import Bool, Float32, Int, Int16, Int32, UInt8
@@ -32,6 +32,48 @@ def decode_rle(rle: Rle) -> Bool[np.ndarray, "height width"]:
     from pycocotools import mask as coco
 
     return np.ascontiguousarray(coco.decode(rle)).astype(bool)
+
+
+def checked_rle(segmentation: Any) -> Rle:
+    """COCO's run lengths as a file holds them, compressed or not, as the compressed ones; `ValueError` if counts and
+    size do not agree: pycocotools takes what lies in memory for pixels that no count speaks of.
+
+    >>> checked_rle({"size": [2, 3], "counts": [1, 2, 3]})
+    {'size': [2, 3], 'counts': '123'}
+    """
+    size, given = [_whole(side) for side in segmentation["size"]], segmentation["counts"]
+    if len(size) != 2 or min(size) < 0:
+        raise ValueError(f"size is rows and columns: got {size}")
+    listed = isinstance(given, list)
+    counts = np.array([_whole(count) for count in given], np.int64) if listed else _counts(str(given))
+    if counts.sum() != size[0] * size[1] or counts.min(initial=0) < 0:
+        raise ValueError(f"its counts add up to {counts.sum()}, its size is {size[0]}x{size[1]}")
+    return {"size": size, "counts": _texts(counts, np.array([len(counts)]))[0] if listed else str(given)}
+
+
+def _whole(number: Any) -> int:
+    if int(number) != number:
+        raise ValueError(f"sizes and counts are whole numbers: got {number}")
+    return int(number)
+
+
+def _counts(text: str) -> Int[np.ndarray, " counts"]:
+    """The counts of a text, as `_texts` writes it."""
+    signs = np.frombuffer(text.encode("ascii"), np.uint8).astype(np.int64) - 48
+    if len(signs) and (signs.min() < 0 or signs.max() > 63 or signs[-1] & 32):
+        raise ValueError(f"run lengths are written in signs from 0 to o, the last below P: got ...{text[-12:]!r}")
+    last = signs < 32
+    starts = np.append(0, np.flatnonzero(last)[:-1] + 1)[: np.count_nonzero(last)]
+    place = np.arange(len(signs)) - np.repeat(starts, np.diff(starts, append=len(signs)))
+    if place.max(initial=0) > 6:
+        raise ValueError(f"a run length has seven signs at most: got {place.max() + 1}")
+    counts: Int[np.ndarray, " counts"] = (
+        np.add.reduceat((signs & 31) << (5 * place), starts) if len(starts) else np.zeros(0, np.int64)
+    )
+    ends = np.flatnonzero(last)
+    counts -= (signs[ends] & 16) << (5 * place[ends] + 1)  # the highest bit is a sign
+    counts[1::2], counts[2::2] = np.cumsum(counts[1::2]), np.cumsum(counts[2::2])
+    return counts
 
 
 def areas(rles: Sequence[Rle]) -> Int[np.ndarray, " n"]:
@@ -289,6 +331,7 @@ __all__ = [
     "Rle",
     "areas",
     "bilinear",
+    "checked_rle",
     "decode_rle",
     "encode_rle",
     "palette",

@@ -1,9 +1,12 @@
 """Run lengths by the hundred; the rest of raster is tested through the nouns, in test_types."""
 
+from typing import Any
+
 import numpy as np
+import pytest
 
 from ovseg.masks import iom, iou
-from ovseg.raster import areas, decode_rle, encode_rle, rles_of
+from ovseg.raster import areas, checked_rle, decode_rle, encode_rle, rles_of
 from ovseg.types import Regions
 
 
@@ -33,3 +36,36 @@ def test_run_lengths_of_all_regions_are_those_that_pycocotools_writes() -> None:
     corner = np.full((3000, 4000), -1, np.int32)
     corner[-1, -1] = 0
     assert [encode_rle(corner == 0)] == list(rles_of(corner, 1))
+
+
+@pytest.mark.parametrize("form", ["text", "list"])
+def test_run_lengths_of_a_file_are_taken_as_they_are(form: str) -> None:
+    rng = np.random.default_rng(8)
+    for height, width in ((1, 1), (7, 1), (48, 80), (300, 401)):
+        for mask in (
+            rng.random((height, width)) > 0.7,
+            np.zeros((height, width), bool),
+            np.ones((height, width), bool),
+        ):
+            text = encode_rle(mask)
+            flat = np.concatenate([[False], mask.ravel(order="F")])
+            runs = np.diff(np.concatenate([[0], np.flatnonzero(np.diff(flat)), [mask.size]])).tolist()
+            assert sum(runs) == mask.size
+            given = text if form == "text" else {"size": [height, width], "counts": runs if runs[-1] else runs[:-1]}
+            assert checked_rle(given) == text
+
+
+@pytest.mark.parametrize(
+    "counts",
+    ["5", "", "abc", "06`", "06\xe9", "06 ", "60" + "P" * 9 + "0", [3, 4], [5, -1, 2], [5.5, 0.5], []],
+)
+def test_counts_that_do_not_make_up_the_size_are_refused(counts: Any) -> None:
+    with pytest.raises(ValueError):
+        checked_rle({"size": [2, 3], "counts": counts})
+    assert checked_rle({"size": [2, 3], "counts": [0, 6]}) == checked_rle({"size": [2, 3], "counts": "06"})
+
+
+@pytest.mark.parametrize("size", [[-2, -3], [6], [2, 3, 1], [2.5, 2.4]])
+def test_a_size_that_is_none_is_refused(size: Any) -> None:
+    with pytest.raises(ValueError):
+        checked_rle({"size": size, "counts": "06"})

@@ -28,7 +28,7 @@ from jaxtyping import Int, UInt8
 
 from ovseg import draw
 from ovseg.errors import BadInput, BadUsage, UnknownName
-from ovseg.raster import Rle, decode_rle
+from ovseg.raster import Rle, checked_rle, decode_rle
 from ovseg.types import Regions, Segmentation
 
 LONGEST_NAME = 120  # bytes of a file name without its ending; file systems take 255
@@ -194,7 +194,7 @@ def _read_coco(folder: Path) -> list[Result]:
         numbers = {row["id"]: k for k, row in enumerate(data["categories"])}
         parts: dict[int, list[tuple[Rle, int, float]]] = {row["id"]: [] for row in data["images"]}
         for row in data["annotations"]:
-            code: Rle = {"size": list(row["segmentation"]["size"]), "counts": row["segmentation"]["counts"]}
+            code = checked_rle(row["segmentation"])
             parts[row["image_id"]].append((code, numbers[row["category_id"]], float(row.get("score", 1.0))))
         return [
             Result(
@@ -203,7 +203,7 @@ def _read_coco(folder: Path) -> list[Result]:
             )
             for row in data["images"]
         ]
-    except (KeyError, TypeError, AttributeError) as error:
+    except (KeyError, TypeError, ValueError, AttributeError) as error:
         raise BadInput(f"{path} is not COCO instances with run-length masks: {type(error).__name__} {error}") from error
 
 
@@ -215,7 +215,10 @@ def _read_json(folder: Path) -> list[Result]:
             continue  # another format's file in the same folder
         try:
             names = tuple(data["names"])
-            parts = [(row["segmentation"], names.index(row["name"]), float(row["score"])) for row in data["regions"]]
+            parts = [
+                (checked_rle(row["segmentation"]), names.index(row["name"]), float(row["score"]))
+                for row in data["regions"]
+            ]
             recipe, notes = StoredRecipe(MappingProxyType(data["recipe"])), tuple(data["notes"])
             found = _segmentation(names, data["height"], data["width"], parts, recipe, notes)
             results.append(Result(data["path"], found, None, float(data["seconds"]), path.stem))

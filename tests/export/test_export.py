@@ -233,6 +233,14 @@ def test_folders_that_cannot_be_are_refused(tmp_path: Path) -> None:
     (tmp_path / "annotations.json").write_text("{}")
     with pytest.raises(BadInput, match="is not COCO instances"):
         read("coco", tmp_path)
+    for format, name in (("coco", "annotations.json"), ("json", "tile.json")):  # pycocotools would make up pixels
+        write([("tile.jpg", segmentation(["aa.", "abb"], ["cat", "dog"]))], format, tmp_path)
+        text = (tmp_path / name).read_text()
+        counts = json.loads(text)["annotations" if format == "coco" else "regions"][0]["segmentation"]["counts"]
+        (tmp_path / name).write_text(text.replace(json.dumps(counts), json.dumps(counts[:-1])))
+        with pytest.raises(BadInput, match="its counts add up to|written in signs"):
+            read(format, tmp_path)
+        (tmp_path / name).unlink()
     (tmp_path / "annotations.json").write_text("nonsense")
     with pytest.raises(BadInput, match="cannot be read as JSON"):
         read("coco", tmp_path)
