@@ -5,10 +5,13 @@ the sigmoid on SAM 2's qualities, its one mask (the best of three where its own 
 masks, best first. How they are walked is told in `families`.
 """
 
+import hashlib
 import json
+import math
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
+from functools import cached_property
 from pathlib import Path
 from typing import Any
 
@@ -52,6 +55,12 @@ class ForeignModel(MaskModel):
         self.cuts = self.family.cuts
         self._pixels = pixels or self.family.pixels
         self._attend = Attend(self.sam.mask_decoder).eval()
+
+    @cached_property
+    def digest(self) -> str:
+        """Of the weights, and of the mean and spread that pixels are normalised with: folders may tell their own."""
+        levels = [[float(number) for number in row] for row in self._pixels]
+        return hashlib.sha256(f"{super().digest} {levels}".encode()).hexdigest()
 
     def pixels(self, image: UInt8[np.ndarray, "height width 3"]) -> tuple[Float[Tensor, "1 3 s s"], tuple[int, int]]:
         """The network's input for an RGB picture, and how much of it (rows, cols) holds picture."""
@@ -189,11 +198,13 @@ def model_type(folder: Path) -> str:
         ) from error
     except ValueError as error:
         raise BadWeights(f"config.json in {folder} is no JSON ({error}); fetch it again") from error
-    return str(told.get("model_type", "nothing"))
+    return str(told.get("model_type", "nothing") if isinstance(told, dict) else "nothing")
 
 
 def fetched(library: Any, name: str, folder: Path) -> Any:
     """The network of that class with the folder's tensors; a sentence if one is missing or of another shape."""
+    from safetensors import SafetensorError
+
     with _quiet(library):
         try:
             network, told = getattr(library, name).from_pretrained(
@@ -207,6 +218,8 @@ def fetched(library: Any, name: str, folder: Path) -> Any:
         except OSError as error:
             said = str(error).splitlines()[0][:160]
             raise MissingWeights(f"model.safetensors is needed in {folder}: it cannot be opened ({said})") from error
+        except SafetensorError as error:
+            raise BadWeights(f"model.safetensors in {folder} is damaged ({error}); fetch it again") from error
     shapes = [f"{key} {tuple(came)} for {tuple(wanted)}" for key, came, wanted in sorted(told["mismatched_keys"])]
     faults = [
         f"{len(keys)} {sort} ({', '.join(keys[:SHOWN])}{', ...' if len(keys) > SHOWN else ''})"
@@ -248,11 +261,22 @@ def pixel_facts(folder: Path) -> tuple[Sequence[float], Sequence[float]] | None:
     """Mean and spread of pixels in [0, 1], if the folder tells them."""
     for name in ("preprocessor_config.json", "processor_config.json"):
         if (folder / name).is_file():
-            told = json.loads((folder / name).read_text("utf-8"))
-            told = told.get("image_processor", told)
-            if "image_mean" in told and "image_std" in told:
-                return told["image_mean"], told["image_std"]
+            try:
+                told = json.loads((folder / name).read_text("utf-8"))
+                told = told.get("image_processor", told)
+                if "image_mean" in told and "image_std" in told:
+                    return _three(told["image_mean"]), _three(told["image_std"], above=0.0)
+            except (ValueError, TypeError, AttributeError) as error:
+                raise BadWeights(f"{name} in {folder} tells no mean and spread ({error}); fetch it again") from error
     return None
+
+
+def _three(numbers: Sequence[float], above: float = -math.inf) -> tuple[float, ...]:
+    """A number a colour, or `ValueError`."""
+    own = tuple(float(number) for number in numbers)
+    if len(own) != 3 or not all(above < number < math.inf for number in own):
+        raise ValueError(f"three numbers are needed, got {numbers}")
+    return own
 
 
 __all__ = ["ForeignModel", "fetched", "model_type", "open_folder", "pixel_facts", "squeezed", "transformers"]

@@ -10,6 +10,7 @@ from safetensors.torch import load_file, save_file
 
 from ovseg.errors import BadInput, BadUsage, BadWeights, MissingExtra, MissingWeights
 from ovseg.sam import cache
+from ovseg.sam.families import IMAGENET
 from ovseg.sam.foreign import ForeignModel, model_type, open_folder, transformers
 from ovseg.sam.grid import AutomaticMaskGenerator
 from ovseg.sam.model import MaskModel
@@ -206,12 +207,39 @@ def test_missing_and_misshapen_tensors_are_named(folder: Path) -> None:
         assert words in str(error.value)
 
 
+@pytest.mark.parametrize("left", [0, 8, 5000], ids=["empty", "length alone", "half"])
+def test_a_damaged_file_is_a_sentence(folder: Path, left: int) -> None:
+    file = folder / "model.safetensors"
+    file.write_bytes(file.read_bytes()[:left])
+    with pytest.raises(BadWeights, match=r"model.safetensors in .* is damaged \(.*\); fetch it again"):
+        open_folder(folder)
+
+
+@pytest.mark.parametrize(
+    "told",
+    ["{", "[1]", '{"image_mean": [0.5], "image_std": [0.5]}', '{"image_mean": [0, 0, 0], "image_std": [1, 1, 0]}'],
+)
+def test_mean_and_spread_that_are_none_are_a_sentence(folder: Path, told: str) -> None:
+    (folder / "preprocessor_config.json").write_text(told, "utf-8")
+    with pytest.raises(BadWeights, match=r"preprocessor_config.json in .* tells no mean and spread"):
+        open_folder(folder)
+
+
+def test_another_mean_is_another_network_to_the_cache(sam2: ForeignModel, image: np.ndarray) -> None:
+    other = ForeignModel(sam2.network, pixels=((0.5, 0.5, 0.5), (0.5, 0.5, 0.5)))
+    same = ForeignModel(sam2.network, pixels=tuple(list(row) for row in IMAGENET))
+    assert cache.key_of(sam2, image) == cache.key_of(same, image) != cache.key_of(other, image)
+
+
 def test_folders_that_are_none_get_a_sentence(folder: Path, tmp_path: Path) -> None:
     (folder / "model.safetensors").unlink()
     with pytest.raises(MissingWeights, match="model.safetensors is needed"):
         open_folder(folder)
     (folder / "config.json").write_text(json.dumps({"model_type": "llama"}), "utf-8")
     with pytest.raises(BadWeights, match=r"\(sam, sam_hq, sam2, .*\) is needed: .* says llama"):
+        open_folder(folder)
+    (folder / "config.json").write_text("[1]", "utf-8")
+    with pytest.raises(BadWeights, match="says nothing"):
         open_folder(folder)
     (folder / "config.json").write_text("{", "utf-8")
     with pytest.raises(BadWeights, match="is no JSON"):
