@@ -11,6 +11,7 @@ from concurrent.futures import CancelledError, Future
 from pathlib import Path
 
 import numpy as np
+import torch
 from jaxtyping import UInt8
 
 from ovseg.errors import BadInput, BadUsage
@@ -31,7 +32,11 @@ def save(embedding: Embedding, model: MaskModel, path: str | Path, *, half: bool
     numbers = {"height": embedding.height, "width": embedding.width, "rows": embedding.kept[0]}
     told = {name: str(number) for name, number in {**numbers, "cols": embedding.kept[1]}.items()}
     told |= {"model": model.digest, "computed": model.computed}
-    save_file({name: one.half() if half else one for name, one in plain.items()}, path, metadata=told)
+    if half:
+        plain = {name: one.half() for name, one in plain.items()}
+        if not all(torch.isfinite(one).all() for one in plain.values()):
+            raise BadInput("this embedding does not fit into float16: save it without half")
+    save_file(plain, path, metadata=told)
     return Path(path)
 
 
@@ -50,6 +55,10 @@ def load(path: str | Path, model: MaskModel) -> Embedding:
                 file.get_tensor(name).float().to(model.device) for name in ("features", *_maps_of(list(file.keys())))
             )
         sizes = [int(told[name]) for name in ("height", "width", "rows", "cols")]
+        if min(sizes) < 1 or max(sizes[2:]) > model.side:
+            raise ValueError(f"a picture of {sizes[0]}x{sizes[1]} that fills {sizes[2]}x{sizes[3]} of {model.side}²")
+    except OSError as error:
+        raise BadInput(f"an embedding that ovseg saved is needed: {path} cannot be opened ({error})") from error
     except (SafetensorError, KeyError, ValueError) as error:
         raise BadInput(f"an embedding that ovseg saved is needed: {path} is none ({error})") from error
     if told.get("model") != model.digest:
@@ -117,7 +126,7 @@ class Embeddings:
 
     @property
     def nbytes(self) -> int:
-        return sum(embedding.nbytes for embedding in self._kept.values())
+        return sum(embedding.nbytes for embedding in list(self._kept.values()))  # another thread may add one
 
     def __len__(self) -> int:
         return len(self._kept)

@@ -81,6 +81,8 @@ class ConceptModel:
         threshold: float = THRESHOLD,
     ) -> Concepts:
         """Regions of all that the phrases name in an RGB picture, whose score is above `threshold`."""
+        if isinstance(phrases, str):
+            raise BadUsage(f"phrases are a list of texts: got the text {phrases!r}; write [{phrases!r}]")
         height, width = image.shape[:2]
         tokens = [self._tokens(phrase) for phrase in phrases]  # told before the network runs
         found: list[tuple[float, int, Kept]] = []

@@ -178,6 +178,8 @@ def _answers(
         for _, answer in model.answer(own, tokens, single=single):
             maps = model.logits(answer, torch.arange(len(answer.quality)), single=single).cpu().numpy()
             found = answer.quality.cpu().numpy()
+            if not np.isfinite(found).all():
+                raise BadInput("predicted IoU is not finite: try float32, or check the checkpoint")
             if not single and not every:  # the best of three
                 best = found.argmax(axis=1)[:, None]
                 found, maps = np.take_along_axis(found, best, 1), np.take_along_axis(maps, best[..., None, None], 1)

@@ -1,11 +1,14 @@
 import threading
 import time
 from concurrent.futures import ThreadPoolExecutor
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
 import pytest
 from numpy.random import Generator
+from safetensors import safe_open
+from safetensors.torch import save_file
 
 from ovseg.errors import BadInput, BadUsage
 from ovseg.sam import cache
@@ -69,6 +72,35 @@ def test_what_another_network_or_nobody_saved_is_refused(rng: Generator, tmp_pat
     (tmp_path / "junk").write_bytes(b"no such thing at all")
     with pytest.raises(BadInput, match="an embedding that ovseg saved is needed"):
         load(tmp_path / "junk", model)
+    (tmp_path / "half").write_bytes(path.read_bytes()[:-100])
+    with pytest.raises(BadInput, match="an embedding that ovseg saved is needed"):
+        load(tmp_path / "half", model)
+    for nowhere in (tmp_path, tmp_path / "gone"):
+        with pytest.raises(BadInput, match="an embedding that ovseg saved is needed: .* cannot be opened"):
+            load(nowhere, model)
+
+
+@pytest.mark.parametrize("wrong", [{"rows": "257"}, {"cols": "0"}, {"height": "-5"}, {"width": "wide"}])
+def test_sizes_that_cannot_be_are_refused(rng: Generator, tmp_path: Path, wrong: dict[str, str]) -> None:
+    model, (image,) = MaskModel(narrow_sam()), pictures(rng, 1)
+    path = save(model.encode(image), model, tmp_path / "e.safetensors")
+    with safe_open(path, "pt") as file:
+        told, features = file.metadata(), file.get_tensor("features")
+    save_file({"features": features}, path, metadata=told)
+    load(path, model)
+    save_file({"features": features}, path, metadata={**told, **wrong})
+    with pytest.raises(BadInput, match="an embedding that ovseg saved is needed"):
+        load(path, model)
+
+
+def test_what_float16_cannot_hold_is_not_saved_in_it(rng: Generator, tmp_path: Path) -> None:
+    model, (image,) = MaskModel(narrow_sam()), pictures(rng, 1)
+    fresh = model.encode(image)
+    large = replace(fresh, features=fresh.features * (1e6 / fresh.features.abs().max()))
+    with pytest.raises(BadInput, match="does not fit into float16"):
+        save(large, model, tmp_path / "e", half=True)
+    assert not (tmp_path / "e").exists()
+    assert (load(save(large, model, tmp_path / "e"), model).features == large.features).all()
 
 
 def test_a_picture_is_encoded_once_and_pictures_do_not_share(rng: Generator) -> None:

@@ -99,6 +99,8 @@ def test_a_contrast_is_the_difference_of_two_phrases(model: ConceptModel, image:
 
 
 def test_bad_calls_get_a_sentence(model: ConceptModel, image: np.ndarray, folder: Path, tmp_path: Path) -> None:
+    with pytest.raises(BadUsage, match=r"phrases are a list of texts: got the text 'cat'; write \['cat'\]"):
+        model.find(image, "cat")
     with pytest.raises(BadUsage, match="phrases must not be empty"):
         model.find(image, ["cat", " "])
     with pytest.raises(BadUsage, match="at most 32 tokens: .* has 42"):

@@ -296,3 +296,15 @@ def test_a_large_picture_is_answered_in_bounded_memory(rng: Generator) -> None:
     _, peak = tracemalloc.get_traced_memory()
     tracemalloc.stop()
     assert len(regions) == 16 and peak < 160_000_000
+
+
+def test_a_quality_that_is_no_number_is_an_error(rng: Generator) -> None:
+    _, model, embedding = opened(rng)
+    with torch.no_grad():
+        model.sam.mask_decoder.iou_prediction_head.layers[-1].bias[2] = float("nan")
+    box = np.array([[3.0, 5, 60, 40]])
+    assert np.isfinite(prompted(model, embedding, boxes=box).quality).all()  # asks for the first of the four alone
+    with pytest.raises(BadInput, match="predicted IoU is not finite"):
+        prompted(model, embedding, boxes=box, every=True)
+    with pytest.raises(BadInput, match="predicted IoU is not finite"):
+        prompted(model, embedding, points=np.array([[[30.0, 20.0]]]), labels=np.array([[1]]))
