@@ -5,6 +5,7 @@ mask, `named` scores these vectors against words. Only `ask` needs a network (th
 never an encoder), so the same masks can be given any number of names.
 """
 
+import hashlib
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from types import MappingProxyType
@@ -19,6 +20,7 @@ from ovseg.labels import Choices, region_rows
 from ovseg.raster import decode_rle, pick, posterior
 from ovseg.types import DenseFeatures, RecipeLike, Regions, Segmentation, Vocabulary
 
+LOOKED = 512  # pixels along a side that tell one picture from another
 RANKED = 5  # names that are shown for a mask
 NAMELESS, UNASKED = "none of these", "mask"
 
@@ -59,6 +61,7 @@ class Click:
     region_labels: Int[np.ndarray, " n"]
     problems: Mapping[int, str] = field(default_factory=lambda: MappingProxyType({}))
     notes: tuple[str, ...] = ()
+    picture: str = ""  # a digest of what was clicked, so that no other picture goes on from here
 
     def __post_init__(self) -> None:
         columns = (self.logits, self.vectors, self.prompts, self.scores, self.region_labels)
@@ -192,6 +195,8 @@ def ask(
                 f"previous must be of this picture: it is of {size[0]}x{size[1]}, the picture is "
                 f"{image.shape[0]}x{image.shape[1]} (rows x cols)"
             )
+        if previous.picture not in ("", _digest(image)):
+            raise BadInput("previous must be of this picture: it is of another one of the same size; click without it")
         given = [NO_POINTS] * len(previous) if given is None else given
         if len(given) != len(previous):
             raise BadInput(
@@ -218,6 +223,7 @@ def ask(
         np.zeros((len(regions), 0), np.float32),
         np.full(len(regions), -1),
         MappingProxyType({each * i + k: told for i, told in found.problems.items() for k in range(each)}),
+        picture=_digest(image),
     )
 
 
@@ -237,6 +243,13 @@ def named(click: Click, vocabulary: Vocabulary, recipe: Choices) -> Click:
         region_labels=np.where(filled, labels, -1).astype(np.int64),
         notes=vocabulary.notes,
     )
+
+
+def _digest(image: UInt8[np.ndarray, "height width 3"]) -> str:
+    """Of every pixel, or of every so many in a picture of more than `LOOKED` pixels a side: a click must not wait."""
+    down, across = (-(-side // LOOKED) for side in image.shape[:2])
+    seen = np.ascontiguousarray(image[::down, ::across])
+    return hashlib.sha256(f"{image.shape} ".encode() + seen.tobytes()).hexdigest()
 
 
 def _read(points: Any, labels: Any, boxes: Any) -> list[Prompt] | None:
@@ -276,7 +289,7 @@ def _depth(given: Any) -> int:
 def _numbers(given: Any, what: str) -> Float[np.ndarray, "..."]:
     try:
         return np.asarray(given, float)
-    except (TypeError, ValueError):
+    except (TypeError, ValueError, OverflowError, RuntimeError):  # torch's: on another device, or with a gradient
         raise BadInput(f"{what}: got {given!r}") from None
 
 
@@ -290,7 +303,7 @@ def _points(given: Any) -> Float[np.ndarray, "p 2"]:
 
 def _labels(given: Any) -> Int[np.ndarray, " p"]:
     numbers = np.atleast_1d(_numbers(given, "labels are 1 (inside) or 0 (outside)"))
-    if numbers.ndim != 1 or (numbers != np.rint(numbers)).any():
+    if numbers.ndim != 1 or not np.isfinite(numbers).all() or (numbers != np.rint(numbers)).any():
         raise BadInput(f"labels are 1 (inside) or 0 (outside): got {given!r}")
     return numbers.astype(np.int64)
 
@@ -307,7 +320,10 @@ def _maps(masks: Any) -> Regions | Float32[np.ndarray, "n high wide"] | None:
     """Mask prompts as `prompted` takes them; one may come without its first axis."""
     if masks is None or isinstance(masks, Regions):
         return masks
-    array = np.asarray(masks)
+    try:
+        array = np.asarray(masks)
+    except (TypeError, ValueError, RuntimeError):
+        raise BadInput(f"mask prompts are arrays of one size: got {type(masks).__name__}") from None
     array = array[None] if array.ndim == 2 else array
     if array.ndim != 3 or array.dtype.kind not in "bf":
         raise BadInput(
@@ -332,4 +348,4 @@ def _arrays(
     return dots, signs, corners
 
 
-__all__ = ["Click", "NAMELESS", "NO_POINTS", "Prompt", "RANKED", "UNASKED", "ask", "named"]
+__all__ = ["Click", "LOOKED", "NAMELESS", "NO_POINTS", "Prompt", "RANKED", "UNASKED", "ask", "named"]

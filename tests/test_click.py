@@ -6,6 +6,7 @@ from typing import Any
 
 import numpy as np
 import pytest
+import torch
 from numpy.random import Generator
 from PIL import Image
 
@@ -116,6 +117,10 @@ def test_prompts_are_read_as_people_write_them(given: dict[str, Any], plain: dic
         ({"boxes": [1, 2, 3]}, BadInput, r"boxes are \(4,\) or \(n, 4\), XYXY in pixels: got an array of \(3,\)"),
         ({"boxes": [[1, 2, 8, 9], [3, 3, 9, 9]], "points": [(4, 4)]}, BadInput, "got 2 boxes and points of 1 prompts"),
         ({"masks": np.zeros((64, 64), np.int64)}, BadInput, "mask prompts are logits .*: got int64 of"),
+        ({"masks": [[[1.0]], [[1.0, 2.0]]]}, BadInput, "mask prompts are arrays of one size: got list"),
+        ({"points": [(30, 20)], "labels": [float("inf")]}, BadInput, "labels are 1"),
+        ({"points": torch.ones(1, 2, requires_grad=True)}, BadInput, "points are .x, y. in pixels: got tensor"),
+        ({"boxes": [[10**400, 0, 9, 9]]}, BadInput, "boxes are XYXY in pixels"),
         ({"masks": np.zeros((9, 64), np.float32)}, BadInput, "logits of 64x64, or regions of the picture: got 9x64"),
         ({"masks": np.ones((48, 81), bool)}, BadInput, "48x81, the picture is 48x80"),
     ],
@@ -182,6 +187,25 @@ def test_previous_must_be_of_this_picture_and_brings_its_own_mask(scene: Scene) 
         scene.ask(points=[(30, 20)], previous=first)
     with pytest.raises(BadUsage, match="leave masks out, or previous"):
         scene.ask(points=[(3, 4)], previous=scene.ask(points=[(30, 20)]), masks=np.zeros((64, 64), np.float32))
+
+
+def test_previous_of_another_picture_of_the_same_size_is_refused(scene: Scene) -> None:
+    other = Scene(seed=1)
+    first = other.ask(points=[(30, 20)])
+    with pytest.raises(BadInput, match="another one of the same size"):
+        scene.ask(points=[(50, 30)], previous=first)
+    again = Scene(seed=1)  # the same picture, read once more
+    assert same(again.ask(points=[(50, 30)], previous=first), other.ask(points=[(50, 30)], previous=first[0]))
+
+
+def test_pictures_are_told_apart_by_any_pixel_of_a_small_one() -> None:
+    image = np.zeros((48, 80, 3), np.uint8)
+    other = image.copy()
+    other[47, 79, 2] = 1
+    assert click._digest(image) == click._digest(image.copy()) != click._digest(other)
+    assert click._digest(image) != click._digest(image.reshape(80, 48, 3))
+    large = np.zeros((1500, 700, 3), np.uint8)
+    assert click._digest(large) != click._digest(large + np.uint8(1))
 
 
 def test_one_point_gives_the_best_of_the_three(scene: Scene) -> None:
