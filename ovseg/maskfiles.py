@@ -14,7 +14,8 @@ resized: masks of another size than the picture's are refused.
 import json
 import os
 import zipfile
-from collections.abc import Mapping
+import zlib
+from collections.abc import Collection, Mapping
 from functools import lru_cache
 from pathlib import Path, PurePosixPath
 from typing import Any
@@ -28,6 +29,7 @@ from ovseg.raster import Rle, checked_rle, encode_rle, rles_of
 from ovseg.types import Regions
 
 MOST = 10_000  # masks of one picture
+FAR = 10  # times the picture's long side: a corner of a polygon beyond it is a mistake
 SCORES = ("score", "predicted_iou")
 
 
@@ -59,9 +61,12 @@ def read_regions(folder: str | Path, picture: str | Path, height: int, width: in
 
 def _from_npz(path: Path, height: int, width: int) -> Regions:
     try:
-        with open(path, "rb") as stream, np.load(stream, allow_pickle=False) as file:
+        with open(path, "rb") as stream:
+            file = np.load(stream, allow_pickle=False)
+            if not isinstance(file, np.lib.npyio.NpzFile):
+                raise ValueError("it holds one array without a name")
             held = {name: file[name] for name in ("masks", "quality") if name in file}
-    except (OSError, ValueError, EOFError, zipfile.BadZipFile) as error:
+    except (OSError, ValueError, EOFError, zipfile.BadZipFile, zlib.error) as error:
         raise BadInput(f"{path} cannot be read: {error}; save plain arrays by numpy.savez") from error
     if "masks" not in held or held["masks"].ndim != 3 or held["masks"].dtype != np.bool_:
         came = f"{held['masks'].dtype} of {held['masks'].shape}" if "masks" in held else "no such array"
@@ -78,7 +83,7 @@ def _from_png(path: Path, height: int, width: int) -> Regions:
     try:
         with Image.open(path) as image:
             mode, numbers = image.mode, np.asarray(image)
-    except (OSError, UnidentifiedImageError, SyntaxError) as error:
+    except (OSError, UnidentifiedImageError, SyntaxError, Image.DecompressionBombError) as error:
         raise BadInput(f"{path} cannot be read as a map of masks: {error}") from error
     if numbers.ndim != 2:
         raise BadInput(f"{path} must hold a number a pixel (indexed, grey or 16 bit): got mode {mode}")
@@ -93,7 +98,7 @@ def _from_png(path: Path, height: int, width: int) -> Regions:
 
 def _from_json(path: Path, picture: str | Path, height: int, width: int) -> Regions:
     image, rows = _entry(path, picture)
-    size = tuple(int(image[side]) for side in ("height", "width"))
+    size = (image["height"], image["width"])
     _fits(path, size, (height, width), len(rows))
     rles, quality = [], np.ones(len(rows))
     for number, row in enumerate(rows):
@@ -115,6 +120,9 @@ def _rle(segmentation: Any, height: int, width: int) -> Rle:
     if isinstance(segmentation, list):
         if not segmentation or any(len(ring) < 6 or len(ring) % 2 for ring in segmentation):
             raise ValueError("a polygon has three corners (x, y) at least")  # pycocotools has no sentence for it
+        far = FAR * max(height, width)
+        if not all(-far <= number <= far for ring in segmentation for number in ring):
+            raise ValueError("a corner is far outside of the picture")  # pycocotools crashes on the farthest
         rle = coco.merge(coco.frPyObjects(segmentation, height, width))
         return {"size": [int(n) for n in rle["size"]], "counts": rle["counts"].decode("ascii")}
     return checked_rle(segmentation)
@@ -138,7 +146,7 @@ def _fits(path: Path, came: tuple[int, ...], wanted: tuple[int, int], count: int
 
 
 def _listed(path: Path, picture: str | Path) -> bool:
-    return _place(_index(*_version(path))[0], picture) is not None
+    return _place(_names(*_version(path)), picture) is not None
 
 
 def _entry(path: Path, picture: str | Path) -> tuple[Mapping[str, Any], list[Mapping[str, Any]]]:
@@ -146,10 +154,10 @@ def _entry(path: Path, picture: str | Path) -> tuple[Mapping[str, Any], list[Map
     name = _place(images, picture)
     assert name is not None, "only a file that lists the picture is read"
     image = images[name]
-    return image, rows.get(image["id"], [])
+    return image, rows[image["id"]]
 
 
-def _place(images: Mapping[str, Mapping[str, Any]], picture: str | Path) -> str | None:
+def _place(images: Collection[str], picture: str | Path) -> str | None:
     """The listed name of a picture: the longest whose folders agree, its bare name at least."""
     own = PurePosixPath(Path(picture).as_posix()).parts
     fitting = [name for name in images if own[-len(PurePosixPath(name).parts) :] == PurePosixPath(name).parts]
@@ -162,6 +170,12 @@ def _version(path: Path) -> tuple[str, int, int]:
     return str(path), stat.st_mtime_ns, stat.st_size
 
 
+@lru_cache(1 << 17)
+def _names(path: str, changed: int, size: int) -> tuple[str, ...]:
+    """The pictures that a file lists; kept of many files, since a data set may have one for every picture."""
+    return tuple(_index(path, changed, size)[0])
+
+
 @lru_cache(8)
 def _index(
     path: str, changed: int, size: int
@@ -172,7 +186,7 @@ def _index(
     """
     try:
         data = json.loads(Path(path).read_bytes())
-    except (OSError, ValueError) as error:
+    except (OSError, ValueError, RecursionError) as error:
         raise BadInput(f"{path} is no JSON: {error}") from error
     if not isinstance(data, dict) or not isinstance(data.get("annotations"), list):
         return {}, {}
@@ -181,12 +195,17 @@ def _index(
     rows: dict[Any, list[Mapping[str, Any]]] = {}
     try:
         for image in images:
-            own = {"id": image.get("id", image.get("image_id")), "height": image["height"], "width": image["width"]}
+            own = {
+                "id": image.get("id", image.get("image_id")),
+                "height": int(image["height"]),
+                "width": int(image["width"]),
+            }
+            rows.setdefault(own["id"], [])
             by_name[str(image["file_name"]).replace("\\", "/")] = own
         alone = images[0].get("id", images[0].get("image_id")) if len(images) == 1 else None
         for row in data["annotations"]:
             rows.setdefault(row.get("image_id", alone), []).append(row)
-    except (KeyError, TypeError, AttributeError) as error:
+    except (KeyError, TypeError, ValueError, AttributeError) as error:
         raise BadInput(f"{path} has annotations, but is no COCO file: {type(error).__name__} {error}") from error
     return by_name, rows
 

@@ -1,3 +1,4 @@
+import io
 import json
 from pathlib import Path
 from typing import Any
@@ -122,6 +123,20 @@ def test_what_ovseg_wrote_as_coco_is_read_and_a_changed_file_is_read_again(tmp_p
     assert len(regions) > 1 and len(read_regions(tmp_path, "shots/tile.jpg", height, width)) == 1
 
 
+def test_a_file_for_every_picture_is_read_twice_not_once_a_picture(
+    tmp_path: Path, rng: Generator, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """SA-1B has a million of them in its folders."""
+    masks, number = disjoint(rng), 20
+    for k in range(number):
+        (tmp_path / f"sa {k}.json").write_text(json.dumps(listing(masks[: k % 3 + 1], name=f"sa {k}.jpg")))
+    read, plain = [], json.loads
+    monkeypatch.setattr(json, "loads", lambda text: read.append(1) or plain(text))
+    for k in range(number):
+        assert len(read_regions(tmp_path, tmp_path / f"sa {k}.jpg", 48, 80)) == k % 3 + 1
+    assert len(read) <= 2 * number
+
+
 def test_a_picture_is_not_its_own_masks(tmp_path: Path, rng: Generator) -> None:
     picture = tmp_path / "tile.png"
     Image.fromarray(rng.integers(0, 256, (48, 80), np.uint8)).save(picture)
@@ -147,7 +162,7 @@ def test_a_map_of_too_many_ids_is_refused(tmp_path: Path) -> None:
         read_regions(tmp_path, "tile.jpg", 100, 101)
 
 
-def test_what_cannot_be_read_is_a_sentence(tmp_path: Path, rng: Generator) -> None:
+def test_what_cannot_be_read_is_a_sentence(tmp_path: Path, rng: Generator, monkeypatch: pytest.MonkeyPatch) -> None:
     with pytest.raises(BadUsage, match="needs the folder of the masks: .*gone is none"):
         read_regions(tmp_path / "gone", "tile.jpg", 48, 80)
     write(tmp_path, "npz", disjoint(rng))
@@ -162,6 +177,15 @@ def test_what_cannot_be_read_is_a_sentence(tmp_path: Path, rng: Generator) -> No
         read_regions(tmp_path, "tile.jpg", 48, 80)
     (tmp_path / "anything.json").write_text('["another", "kind"]')
     assert len(read_regions(tmp_path, "tile.jpg", 48, 80)) == 3
+    for image in ({"id": [1], "height": 48}, {"id": 1, "height": None}, {"id": 1, "height": "tall"}):
+        listed = {"annotations": [], "images": [{"file_name": "tile.jpg", "width": 80, **image}]}
+        (tmp_path / "anything.json").write_text(json.dumps(listed))
+        with pytest.raises(BadInput, match="has annotations, but is no COCO file"):
+            read_regions(tmp_path, "tile.jpg", 48, 80)
+    (tmp_path / "anything.json").write_text("[" * 100_000)
+    with pytest.raises(BadInput, match="anything.json is no JSON"):
+        read_regions(tmp_path, "tile.jpg", 48, 80)
+    (tmp_path / "anything.json").unlink()
     for arrays, sentence in (
         ({"masks": np.zeros((48, 80), bool)}, r"must be bool \(n, rows, cols\): got bool of \(48, 80\)"),
         ({"masks": np.zeros((1, 48, 80))}, "got float64 of"),
@@ -171,13 +195,21 @@ def test_what_cannot_be_read_is_a_sentence(tmp_path: Path, rng: Generator) -> No
         np.savez(tmp_path / "tile.npz", **arrays)
         with pytest.raises(BadInput, match=sentence):
             read_regions(tmp_path, "tile.jpg", 48, 80)
-    for damage in (b"", b"nothing", b"PK\x03\x04"):
+    np.savez_compressed(tmp_path / "tile.npz", masks=disjoint(rng))
+    packed = bytearray((tmp_path / "tile.npz").read_bytes())
+    packed[60:120] = bytes(60)
+    stream = io.BytesIO()
+    np.save(stream, np.zeros(3))
+    for damage in (b"", b"nothing", b"PK\x03\x04", bytes(packed), stream.getvalue()):
         (tmp_path / "tile.npz").write_bytes(damage)
         with pytest.raises(BadInput, match="tile.npz cannot be read"):
             read_regions(tmp_path, "tile.jpg", 48, 80)
     (tmp_path / "tile.npz").unlink()
     Image.fromarray(rng.integers(0, 256, (48, 80, 3), np.uint8)).save(tmp_path / "tile.png")
     with pytest.raises(BadInput, match="must hold a number a pixel .* got mode RGB"):
+        read_regions(tmp_path, "tile.jpg", 48, 80)
+    with monkeypatch.context() as low, pytest.raises(BadInput, match="tile.png cannot be read .* exceeds limit"):
+        low.setattr(Image, "MAX_IMAGE_PIXELS", 1000)  # as of a picture of more than 178 million
         read_regions(tmp_path, "tile.jpg", 48, 80)
     (tmp_path / "tile.png").write_bytes(b"nothing")
     with pytest.raises(BadInput, match="tile.png cannot be read"):
@@ -190,6 +222,9 @@ def test_an_annotation_without_a_mask_is_named(tmp_path: Path, rng: Generator) -
         {"segmentation": None},
         {"segmentation": []},
         {"segmentation": [[1, 2]]},
+        {"segmentation": [[0, 0, 1e12, 0, 1e12, 1e12]]},  # pycocotools crashes
+        {"segmentation": [[0, 0, 9, 0, 9, float("nan")]]},
+        {"segmentation": {"size": [48, 80], "counts": [48 * 80 - 0.5, 0.5]}},
         {"segmentation": {"size": [48, 80]}},
         {"segmentation": {"size": [48, 80], "counts": [3, 4]}},
         {"segmentation": {"size": [48, 80], "counts": "abc"}},
