@@ -98,6 +98,7 @@ def point(
     seconds = time.perf_counter() - start
     talk.notes([*found.notes, *found.problems.values()])
     told = json.dumps({"path": str(path), **found.to_dict(), "seconds": round(seconds, 3)}, ensure_ascii=False)
+    told = told.encode("utf-16", "surrogatepass").decode("utf-16", "replace")  # names of files may be any bytes
     if as_json:
         click.echo(told)
     if folder is not None:

@@ -1,4 +1,6 @@
 import json
+import os
+import shutil
 from pathlib import Path
 from typing import Any
 
@@ -62,6 +64,20 @@ def test_json_goes_to_stdout_and_writes_nothing(run: Any, tmp_path: Path) -> Non
     assert code == 0 and told["path"] == "picture.png" and told["names"] == []
     assert [mask["box"] for mask in told["masks"]] == [[3, 5, 60, 40]] * 3
     assert [path.name for path in tmp_path.iterdir()] == ["picture.png"]
+
+
+def test_a_name_that_utf_8_cannot_hold_and_spaces_and_signs_are_written(run: Any, tmp_path: Path) -> None:
+    for name in ("tile\udcff.png", "a <script> b & 'c'.png"):
+        os.rename(tmp_path / "picture.png", tmp_path / name)
+        code, _, err = run(name, *SAM, "--point", "30,20", "-o", "out")
+        assert code == 0, err
+        (written,) = (tmp_path / "out").glob("*.click.json")
+        path = json.loads(written.read_text("utf-8"))["path"]
+        assert path == name.replace("\udcff", "\ufffd")
+        code, out, _ = run(name, *SAM, "--point", "30,20", "--json")
+        assert code == 0 and json.loads(out)["path"] == path
+        os.rename(tmp_path / name, tmp_path / "picture.png")
+        shutil.rmtree(tmp_path / "out")
 
 
 def test_several_boxes_are_several_masks_and_a_bad_one_is_told(run: Any, tmp_path: Path) -> None:
