@@ -104,7 +104,8 @@ def graph(
     if kept and kept.is_file():
         with contextlib.suppress(OSError):
             os.utime(kept)  # the last used are kept
-        return Graph(core.import_model(openvino().tensor_from_file(str(kept)), "CPU", config))
+        with contextlib.suppress(RuntimeError):  # damaged, or taken away by another process: it is made anew
+            return Graph(core.import_model(openvino().tensor_from_file(str(kept)), "CPU", config))
     with ThreadPoolExecutor(1) as thread:  # its own, where no mode of the caller changes what is traced
         model = thread.submit(_convert, module, inputs, shapes).result()
     compiled = core.compile_model(model, "CPU", config)

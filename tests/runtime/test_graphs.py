@@ -86,6 +86,19 @@ def test_only_the_last_used_files_stay(tmp_path: Path, monkeypatch: pytest.Monke
     assert first in set(tmp_path.iterdir()) and second not in set(tmp_path.iterdir())
 
 
+@pytest.mark.parametrize("left", [0, 10, 9000], ids=["empty", "ten bytes", "a part"])
+def test_damaged_file_is_made_anew(tmp_path: Path, left: int) -> None:
+    wanted = kept(prefix(), tmp_path)(tokens())
+    (file,) = tmp_path.iterdir()
+    whole = file.read_bytes()
+    assert len(whole) > left
+    file.write_bytes(whole[:left])
+    found = kept(prefix(), tmp_path)(tokens())
+    for one, other in zip(wanted, found, strict=True):
+        torch.testing.assert_close(one, other, atol=1e-6, rtol=0)
+    assert len(file.read_bytes()) > left and list(tmp_path.iterdir()) == [file]
+
+
 def test_cache_folder_that_cannot_be_written_costs_nothing_else(tmp_path: Path) -> None:
     (tmp_path / "file").write_text("not a folder")
     found = kept(prefix(), tmp_path / "file" / "graphs")(tokens())
