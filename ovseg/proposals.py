@@ -19,6 +19,7 @@ What is kept of a proposal, which vector it gets and which pixels it owns is dec
 
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
+from functools import partial
 from types import MappingProxyType
 from typing import Any
 
@@ -156,42 +157,19 @@ def _files(
 
 
 def _sam(
+    mode: str,
     image: UInt8[np.ndarray, "height width 3"],
     features: DenseFeatures,
     seen: Seen,
     options: Mapping[str, Any],
 ) -> Regions:
-    """segment-anything's own records as regions, in its order; `quality` is the column named, clipped to [0, 1]."""
-    return _asked("sam", "exact", image, seen, options)
-
-
-def _sam_coarse(
-    image: UInt8[np.ndarray, "height width 3"],
-    features: DenseFeatures,
-    seen: Seen,
-    options: Mapping[str, Any],
-) -> Regions:
-    return _asked("sam-coarse", "coarse", image, seen, options)
-
-
-def _sam_adaptive(
-    image: UInt8[np.ndarray, "height width 3"],
-    features: DenseFeatures,
-    seen: Seen,
-    options: Mapping[str, Any],
-) -> Regions:
-    return _asked("sam-adaptive", "adaptive", image, seen, options)
-
-
-def _asked(
-    name: str, mode: str, image: UInt8[np.ndarray, "height width 3"], seen: Seen, options: Mapping[str, Any]
-) -> Regions:
+    """What a grid of points finds, in its order; `quality` is the column named, clipped to [0, 1]."""
     from ovseg.sam.grid import QUALITIES, AutomaticMaskGenerator
 
     settings = dict(options)
     column = settings.pop("quality")
     if column not in QUALITIES:
-        raise UnknownName.of(f"quality of proposer {name}", str(column), QUALITIES)
+        raise UnknownName.of("quality of a proposer", str(column), QUALITIES)
     generator = AutomaticMaskGenerator(seen.model, mode=mode, **settings)
     regions, _ = generator.regions(image, seen.embedding, column=column)
     return regions
@@ -302,21 +280,21 @@ PROPOSERS: Mapping[str, Proposer] = MappingProxyType(
             source="anybody's; their forms are in maskfiles",
         ),
         "sam": Proposer(
-            _sam,
+            partial(_sam, "exact"),
             GRID,
             needs_sam=True,
             what="segment-anything's masks, 32 x 32 points",
             source="facebookresearch/segment-anything@dca509f; all defaults are its own, but for the batch",
         ),
         "sam-coarse": Proposer(
-            _sam_coarse,
+            partial(_sam, "coarse"),
             {**GRID, "points_per_side": 8, "pred_iou_thresh": 0.4, "stability_score_thresh": 0.4},
             needs_sam=True,
             what="8 x 8 points, a mask each",
             source="CorrCLIP (arXiv:2411.10086), its table on the number of points",
         ),
         "sam-adaptive": Proposer(
-            _sam_adaptive,
+            partial(_sam, "adaptive"),
             {**GRID, "recall": "objects"},
             needs_sam=True,
             what="32 x 32 points less those explained",

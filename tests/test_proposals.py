@@ -172,7 +172,7 @@ class TestSam:
         theirs = SamAutomaticMaskGenerator(sam, points_per_batch=16, **ALL_MASKS).generate(image)
         ours = propose("sam", image, features_of(48, 80), model=sam, quality="stability_score", **ALL_MASKS)
         assert np.array([record["stability_score"] for record in theirs], np.float32).tolist() == ours.quality.tolist()
-        with pytest.raises(UnknownName, match="quality of proposer sam"):
+        with pytest.raises(UnknownName, match="quality of a proposer"):
             propose("sam", image, features_of(48, 80), model=sam, quality="beauty")
 
     def test_defaults_are_segment_anythings_but_for_the_batch(self) -> None:
