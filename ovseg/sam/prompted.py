@@ -233,13 +233,18 @@ def _problems(asked: _Asked, count: int, embedding: Embedding) -> dict[int, str]
 
 
 def _looks_normalised(asked: _Asked, edges: Float[np.ndarray, "2"]) -> bool:
-    """Whether all coordinates of a call are at most 1, though the picture is larger: shares of it, not pixels."""
+    """Whether all coordinates of a call are at most 1, though the picture is larger: shares of it, not pixels.
+
+    Points of whole numbers are pixels all the same: somebody may point into the corner.
+    """
     given = [] if asked.boxes is None else [asked.boxes.ravel()]
     if asked.points is not None:
         real = asked.labels != -1 if asked.labels is not None else np.zeros(asked.points.shape[:2], bool)
         given.append(asked.points[real].ravel())
     numbers = np.concatenate([np.zeros(0), *given])
-    return bool(len(numbers) and edges.min() > 2 and numbers.min() >= 0 and 0 < numbers.max() <= 1)
+    if not len(numbers) or edges.min() <= 2 or numbers.min() < 0 or not 0 < numbers.max() <= 1:
+        return False
+    return asked.boxes is not None or bool((numbers % 1 > 0).any())
 
 
 def _real(asked: _Asked, number: int) -> Bool[np.ndarray, " p"]:

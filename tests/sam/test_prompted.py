@@ -298,6 +298,15 @@ def test_a_large_picture_is_answered_in_bounded_memory(rng: Generator) -> None:
     assert len(regions) == 16 and peak < 160_000_000
 
 
+def test_a_pixel_in_the_corner_may_be_pointed_at(rng: Generator) -> None:
+    _, model, embedding = opened(rng)
+    for point in ((0, 0), (1, 0), (1, 1), (80, 48)):
+        found = prompted(model, embedding, points=np.array([[point]], float), labels=np.array([[1]]))
+        assert not found.problems and found.masks.shape == (1, 1, 48, 80)
+    with pytest.raises(BadInput, match="pixels are wanted: box 0"):  # the whole picture, in shares of it
+        prompted(model, embedding, boxes=np.array([[0.0, 0, 1, 1]]))
+
+
 def test_a_quality_that_is_no_number_is_an_error(rng: Generator) -> None:
     _, model, embedding = opened(rng)
     with torch.no_grad():
