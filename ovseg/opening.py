@@ -54,6 +54,7 @@ def networks(
             runtime=recipe.runtime,
             precision=recipe.precision,
             cache=cache / "graphs" if cache else None,
+            allow_pickle=allow_pickle,
         )
     guide = None
     if recipe.guide:

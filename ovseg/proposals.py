@@ -212,7 +212,10 @@ def _prompted(
     if len(labels):
         asked["labels"] = _numbers("labels", labels, 2).astype(np.int64)
     model, embedding = _embedded(image, seen)
-    return prompted(model, embedding, **asked).regions
+    found = prompted(model, embedding, **asked)
+    if found.problems:  # a recipe is no annotator at work: nobody would see which region is lacking
+        raise BadInput("; ".join(found.problems.values()))
+    return found.regions
 
 
 def _numbers(what: str, given: Any, axes: int) -> Float[np.ndarray, "..."]:
@@ -221,6 +224,8 @@ def _numbers(what: str, given: Any, axes: int) -> Float[np.ndarray, "..."]:
         array = np.asarray(given, float)
     except (TypeError, ValueError):
         array = np.zeros(0)
+    if what == "labels" and (array != array.round()).any():
+        raise BadUsage(f"labels of proposer prompted are 1 (inside), 0 (outside) or -1 (no point): got {given!r}")
     if array.ndim != axes or (what != "labels" and array.shape[-1] != (4 if what == "boxes" else 2)):
         shape = {"boxes": "[[left, top, right, bottom], ...]", "points": "[[[x, y], ...], ...]", "labels": "[[1], ...]"}
         raise BadUsage(f"{what} of proposer prompted are {shape[what]}, an entry a prompt: got {given!r}")

@@ -1,12 +1,14 @@
 from pathlib import Path
 
 import pytest
+import torch
 
 from ovseg import opening
-from ovseg.errors import MissingWeights
+from ovseg.errors import BadWeights, MissingWeights
 from ovseg.opening import best_here, needed_weights
 from ovseg.pipeline import Pipeline
 from ovseg.recipe import PRESETS, Recipe
+from ovseg.sam.load import KINDS, build
 from tests.sam.narrow import narrow_sam
 
 
@@ -45,6 +47,17 @@ def test_a_sam_that_is_not_here_is_said_before_anything_is_opened(
     monkeypatch.setattr(opening.load, "load", lambda *_, **__: pytest.fail("the CLIP is opened first"))
     with pytest.raises(MissingWeights, match="ovseg weights pull sam-vit-l"):
         Pipeline.open("tiny", sam="sam-vit-l", cache=None)
+
+
+def test_a_pickle_is_opened_only_on_request(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    torch.save(build(KINDS["tiny"]).state_dict(), tmp_path / "sam.pt")
+    whole = opening.weights.path
+    monkeypatch.setattr(
+        opening.weights, "path", lambda name, *rest: tmp_path / "sam.pt" if name == "sam-vit-b" else whole(name, *rest)
+    )
+    with pytest.raises(BadWeights, match="pickle"):
+        Pipeline.open("tiny", sam="sam-vit-b", cache=None)
+    assert Pipeline.open("tiny", sam="sam-vit-b", cache=None, allow_pickle=True).masks is not None
 
 
 def test_the_recipe_says_who_computes_a_sams_masks() -> None:

@@ -229,6 +229,17 @@ class TestFromMap:
 
 
 class TestPrompted:
+    @pytest.mark.parametrize(
+        ("options", "message"),
+        [
+            ({"boxes": [[1, 2, 30, 40], [1, 1, 300, 20]]}, "box 1 is outside of the frame"),
+            ({"points": [[[9, 9]]], "labels": [[0.7]]}, r"labels of proposer prompted are 1 .*got \[\[0.7\]\]"),
+        ],
+    )
+    def test_a_prompt_that_cannot_be_asked_is_a_sentence(self, options: Any, message: str) -> None:
+        with pytest.raises((BadInput, BadUsage), match=message):
+            propose("prompted", np.zeros((48, 80, 3), np.uint8), features_of(48, 80), model=narrow_sam(), **options)
+
     def test_gives_one_mask_a_prompt_in_their_order(self, rng: Generator) -> None:
         sam, image = narrow_sam(), rng.integers(0, 256, (48, 80, 3), np.uint8)
         model = MaskModel(sam)
