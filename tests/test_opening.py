@@ -22,7 +22,7 @@ def test_a_recipe_needs_a_file_for_each_network() -> None:
 def test_best_preset_that_is_here_is_said_aloud(
     monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
 ) -> None:
-    here = {"tiny-clip", "clip-vit-b16-openai"}
+    here = {"tiny-clip", "tiny-sam", "clip-vit-b16-openai"}
     monkeypatch.setattr(opening.weights, "find", lambda name, folder=None: Path("x") if name in here else None)
     with caplog.at_level("INFO", logger="ovseg"):
         assert best_here() == "tiny"  # base lacks its SAM

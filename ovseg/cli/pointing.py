@@ -55,7 +55,7 @@ def point(
 
     \b
     Examples:
-      ovseg click example:meadow --sam tiny-sam --point 320,260 -p cow -p dog
+      ovseg click example:meadow --point 400,95 -p balloon -p dog -o out
       ovseg click photo.jpg --model base --box 40,60,300,280 --not 60,70 -o out
       ovseg click photo.jpg --model base --point 120,80 --every --json > masks.json
     """

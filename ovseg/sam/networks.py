@@ -52,7 +52,7 @@ KINDS: Mapping[str, SamShape] = MappingProxyType(
         "vit_h": SamShape(1280, 32, 16, (7, 15, 23, 31)),
         "vit_t": SamShape(320, 12, 10, (), window=7, encoder="tiny-vit"),  # MobileSAM
         "tiny": SamShape(
-            96, 6, 3, (2, 5), 256, window=8, channels=64, decoder_mlp=256, decoder_heads=4, cuts=(0.5, 0.7)
+            96, 6, 3, (2, 5), 256, window=8, channels=64, decoder_mlp=256, decoder_heads=4, cuts=(0.55, 0.0)
         ),  # ours
     }
 )

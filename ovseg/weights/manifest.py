@@ -151,6 +151,13 @@ _ROWS = (
         "c9d46316fff194f993eafa882d115b5f0d9894fa1c35af93c15d61e0446c02f8",
         "the names and synonyms that it was taught",
     ),
+    _tiny(
+        "tiny-sam",
+        "sam.safetensors",
+        2_203_112,
+        "96d2848c396c618c3755cf51d6da093b824e3db1af107418aaad136b10732b2d",
+        "the bundled SAM: masks of drawn things, 256 px, trained for ovseg",
+    ),
     _openai_hub(
         "clip-vit-b16-openai",
         "vit_base_patch16_clip_224.openai",

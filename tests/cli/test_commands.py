@@ -110,7 +110,7 @@ def test_regions_come_from_the_map_of_the_names_by_a_sam(
     assert code == 0 and (found["recipe"]["proposer"], found["recipe"]["sam"]) == ("from-map", "sam-vit-b")
     assert found["regions"] and found["shares"] != json.loads(plain)["shares"]
     assert (tmp_path / "out" / "breakfast.overlay.png").is_file()
-    code, out, err = run(*asked, "--proposer", "from-map")
+    code, out, err = run(*asked, "--proposer", "from-map", "--model", "mobile")
     assert code == 2 and not out and "proposer from-map asks a SAM for masks: name one" in err
 
 

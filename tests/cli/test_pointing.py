@@ -93,7 +93,7 @@ def test_several_boxes_are_several_masks_and_a_bad_one_is_told(run: Any, tmp_pat
         ((*SAM, "--point", "30"), 2, "--point is 2 numbers with commas between them, in pixels: got '30'"),
         ((*SAM, "--box", "3,5,x,40"), 2, "--box is 4 numbers"),
         ((*SAM, "--point", "3,4", "--box", "1,1,5,5", "--box", "1,1,9,9"), 2, "got points and 2 boxes"),
-        (("--model", "tiny", "--point", "30,20"), 2, "model tiny has none; add --sam NAME"),
+        (("--model", "mobile", "--point", "30,20"), 2, "model mobile has none; add --sam NAME"),
         ((*SAM, "--point", "300,20"), 1, "point 0 of prompt 0 is outside of the frame.*48x80"),
     ],
 )

@@ -33,7 +33,7 @@ def report() -> ModuleType:
 
 @pytest.fixture(scope="module")
 def pipe() -> Pipeline:
-    return Pipeline.open("tiny", cache=None)
+    return Pipeline.open("tiny", cache=None, proposer="none", proposer_options={})
 
 
 def test_shared_taps_give_every_method_what_the_pipeline_gives_it(order: ModuleType, pipe: Pipeline) -> None:

@@ -1,7 +1,9 @@
 """The program that trains the tiny SAM: its walk is segment-anything's, its pictures' masks are exact, it learns."""
 
 import argparse
+import copy
 import importlib
+import json
 from pathlib import Path
 from types import ModuleType
 from typing import Any
@@ -218,7 +220,33 @@ def test_a_run_stops_resumes_and_is_exported_as_a_file_that_load_opens(
     assert state["state"]["step"] == 9 and state["state"]["seen"] == 18
     assert [point["seen"] for point in state["state"]["curve"] if "seen" in point] == [6, 12, 18]
     assert len(memories) == 9 and memories[0] == 0 and all(memory > 0 for memory in memories[1:])
-    sam = load(tmp_path / "sam.safetensors")
+    sam, record = load(tmp_path / "sam.safetensors"), json.loads((tmp_path / "sam_training.json").read_text())
+    assert record["steps"] == 9 and len(record["calibration"]["told_iou"]) == 4
+    scaled = ("iou_prediction_head.layers.2.", "hypernetworks_mlps", "mask_downscaling.0.")
     for name, value in sam.state_dict().items():
-        torch.testing.assert_close(value, state["average"][name].half().float())
-    assert '"steps":9' in (tmp_path / "sam_training.json").read_text()
+        if not any(part in name for part in scaled):
+            torch.testing.assert_close(value, state["average"][name].half().float())
+
+
+def test_calibration_changes_what_is_told_and_no_mask(program: ModuleType, sam: Any) -> None:
+    """Logits are multiplied by one number, told IoUs are lines of themselves, a former mask is taken as it was."""
+    before, sam, rng = sam, copy.deepcopy(sam), np.random.default_rng(3)
+    sizes = ((2, program.SIDE, program.SIDE, 3), (2, 3, 256, 16), (2, 3, 2, 3), (2, 3, 4))
+    pixels, targets, points, boxes = (torch.from_numpy(rng.uniform(1, 200, size)).float() for size in sizes)
+    points[..., 2] = 1
+    batch = [pixels.byte(), (targets > 150).byte() * 255, points, boxes.sort(-1).values]
+    told = program.calibrate(sam, iter([batch] * 2), 2)
+    where, what, _ = program.prompts_of(points, boxes, many=False)
+    former, k = torch.randn(2, 6, 256, 16), told["logits_times"]
+    answers = []
+    for network, mask in ((before, former), (sam, former * k)):
+        with torch.no_grad():
+            image = program.encode(network.image_encoder, batch[0])
+            dense = program.embed_mask(network.prompt_encoder, mask)
+            tokens = program.embed_prompts(network.prompt_encoder, where, what)
+            features, weights, iou = program.decode(network, image, tokens, dense)
+        answers.append((features @ weights.transpose(-1, -2), iou))
+    torch.testing.assert_close(answers[1][0], answers[0][0] * k, rtol=1e-3, atol=1e-3)
+    lines = torch.tensor(told["told_iou"])
+    torch.testing.assert_close(answers[1][1], answers[0][1] * lines[:, 0] + lines[:, 1], rtol=1e-3, atol=1e-3)
+    assert k != 1

@@ -208,7 +208,7 @@ def main() -> None:
     parser.add_argument("--method", action="append", choices=list(LAST_BLOCKS), help="default: all")
     args = parser.parse_args()
     rows = {name: LAST_BLOCKS[name] for name in args.method or LAST_BLOCKS}
-    pipe = Pipeline.open("tiny", cache=None)
+    pipe = Pipeline.open("tiny", cache=None, proposer="none", proposer_options={})
 
     def told(text: str) -> None:
         print(text, file=sys.stderr, flush=True)

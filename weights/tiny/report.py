@@ -3,8 +3,8 @@
     python weights/tiny/report.py [--seed 0] [--count 200]
 
 Compositions of 1 to 4 held-out (twemoji) sprites on surfaces made with another seed than in training, with shadows,
-light and sensor effects. Each is read by ``ovseg.Pipeline`` with each method and the preset's other choices, and
-printed are, in percent:
+light and sensor effects. Each is read by ``ovseg.Pipeline`` with each method, the preset's other choices and no
+proposals, then by the preset as it is; printed are, in percent:
 
 - right: object pixels given to the right name, choosing among the present names only (no negatives, no threshold);
 - mIoU: over the names present, at the preset's negatives and threshold;
@@ -174,12 +174,12 @@ def main() -> None:
         f"{changes or 'preset as it is'}\n"
     )
     print("| method | right % | mIoU % | mIoU +20 % | absent % |\n|---|---|---|---|---|")
-    for method in args.method or METHODS:
-        pipe = ovseg.Pipeline.open(
-            "tiny", method=method, cache=None, **({"model": args.model} if args.model != "tiny" else {}), **changes
-        )
-        numbers = measure(pipe, scenes)
-        print(f"| {method} | " + " | ".join(f"{100 * number:.1f}" for number in numbers) + " |", flush=True)
+    alone = {"proposer": "none", "proposer_options": {}}
+    rows = [(method, {"method": method, **alone}) for method in args.method or METHODS]
+    model = {"model": args.model} if args.model != "tiny" else {}
+    for name, choices in [*rows, *([] if args.method else [("the preset, with masks", {})])]:
+        numbers = measure(ovseg.Pipeline.open("tiny", cache=None, **model, **{**choices, **changes}), scenes)
+        print(f"| {name} | " + " | ".join(f"{100 * number:.1f}" for number in numbers) + " |", flush=True)
     if args.photographs:
         print("\n| photograph of | box named right % | most of the box |\n|---|---|---|")
         for name, share, most in photographs(ovseg.Pipeline.open("tiny", cache=None, **changes)):

@@ -99,10 +99,10 @@ def recall(scenes: list[tuple[Sheet, Masks]], proposals: list[Masks]) -> list[fl
     ]  # fmt: skip
 
 
-def by_sam(sam: Any) -> Callable[[NDArray[np.uint8]], Masks]:
+def by_sam(sam: Any, **changes: float) -> Callable[[NDArray[np.uint8]], Masks]:
     from segment_anything import SamAutomaticMaskGenerator
 
-    generator = SamAutomaticMaskGenerator(sam, **GENERATOR)
+    generator = SamAutomaticMaskGenerator(sam, **GENERATOR | changes)
 
     def masks(picture: NDArray[np.uint8]) -> Masks:
         records = sorted(generator.generate(picture), key=lambda record: -record["predicted_iou"])
@@ -128,7 +128,7 @@ def by_tree(pipe: Any) -> Callable[[NDArray[np.uint8]], Masks]:
 
 
 def look(scenes: list[tuple[Sheet, Masks]], proposals: list[Masks], folder: Path) -> None:
-    """Two sheets of ten pictures: the picture, its truths, and everything the network proposes, smaller upon larger."""
+    """Two sheets of ten pictures: the picture, its truths, and what the network proposes, smaller upon larger."""
     folder.mkdir(parents=True, exist_ok=True)
     palette = np.random.default_rng(3).integers(40, 256, (256, 3)).astype(np.uint8)
 
@@ -176,8 +176,9 @@ def main() -> None:
         proposals = [masks(sheet.picture) for sheet, _ in scenes]
         numbers = " | ".join(f"{value:.3f}" for value in recall(scenes, proposals))
         print(f"| {name} | {numbers} | {np.mean([len(one) for one in proposals]):.0f} |", flush=True)
-        if args.look and "SAM" in name:
-            look(scenes, proposals, args.look)
+    if args.look:  # what its own cuts keep
+        own = by_sam(sam, **dict(zip(("pred_iou_thresh", "stability_score_thresh"), sam.cuts, strict=True)))
+        look(scenes, [own(sheet.picture) for sheet, _ in scenes[:20]], args.look)
 
 
 if __name__ == "__main__":

@@ -634,7 +634,10 @@ def calibrate(sam: Any, batches: Iterator[list[Tensor]], count: int) -> dict[str
     lines = []
     for n in range(4):
         x, y = torch.cat(told[n]).double(), torch.cat(true[n]).double()
-        a = float(((x - x.mean()) * (y - y.mean())).mean() / x.var(correction=0))
+        a = float(((x - x.mean()) * (y - y.mean())).mean() / x.var(correction=0).clamp(min=1e-12))
+        if a <= 0:  # it says nothing of the IoU yet: left as it is
+            lines.append((1.0, 0.0))
+            continue
         c = float(y.mean() - a * x.mean())
         lines.append((round(a, 4), round(c, 4)))
         head.weight[n] *= a
