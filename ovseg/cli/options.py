@@ -65,7 +65,7 @@ NETWORK = _options(
         trident        needs --guide (dino-b16), --sam""",
     ),
     click.option("--guide", metavar="NAME", help="Other network for a method or lposs: dino-b8, dino-b16, self ..."),
-    click.option("--sam", metavar="NAME", help="SAM for proposers, clicks, trident, guide sam: tiny-sam, mobile-sam, sam-vit-b ..."),
+    click.option("--sam", metavar="NAME", help="SAM for proposers, clicks, trident, guide: tiny-sam, sam-vit-b ..."),
     click.option("--protocol", metavar="NAME", help="fast, or paper (the released programs' windows)."),
     click.option("--size", type=int, metavar="PX", help="Short side at which pictures are read."),
     click.option("--runtime", metavar="NAME", help="Who computes the network: torch, openvino."),
