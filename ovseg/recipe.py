@@ -176,11 +176,17 @@ class Recipe:
         return hashlib.sha256(json.dumps(self.to_dict(), sort_keys=True).encode()).hexdigest()[:12]
 
     def replace(self, **changes: Any) -> "Recipe":
-        """The same recipe with some choices changed, checked again."""
+        """The same recipe with some choices changed, checked again.
+
+        Options belong to their row: with another method, proposer or encoder those of the former are dropped.
+        """
         known = [entry.name for entry in fields(self)]
         for name in changes:
             if name not in known:
                 raise UnknownName.of("choice of a recipe", name, known)
+        for choice in ("method", "proposer", "encoder"):
+            if changes.get(choice, getattr(self, choice)) != getattr(self, choice):
+                changes.setdefault(f"{choice}_options", {})
         return replace(self, **changes)
 
     def to_dict(self) -> dict[str, Any]:

@@ -7,6 +7,15 @@ from ovseg.recipe import PRESETS, Recipe, preset
 from ovseg.weights import MANIFEST
 
 
+def test_options_go_with_the_row_that_they_are_of() -> None:
+    recipe = Recipe(proposer="felzenszwalb", proposer_options={"scale": 150.0})
+    assert recipe.replace(threshold=0.4).proposer_options == {"scale": 150.0}
+    assert recipe.replace(proposer="none").proposer_options == {}
+    assert recipe.replace(proposer="felzenszwalb").proposer_options == {"scale": 150.0}
+    own = PRESETS["tiny"].replace(proposer="sam", proposer_options={"points_per_side": 8})
+    assert own.proposer_options == {"points_per_side": 8}
+
+
 def test_json_and_back_is_the_same_recipe() -> None:
     for recipe in (
         *PRESETS.values(),

@@ -217,10 +217,6 @@ def recipe_of(options: dict[str, Any]) -> tuple["Recipe | None", dict[str, float
         if not any(sign in model for sign in "/@.\\"):
             raise UnknownName.of("model", model, [*PRESETS, *BACKBONES])
         recipe = Recipe(name="own", model=model, method="naclip", threshold=0.2)
-    if changes.get("method", recipe.method) != recipe.method:
-        changes["method_options"] = {}
-    if changes.get("proposer", recipe.proposer) != recipe.proposer:
-        changes["proposer_options"] = {}
     if at:
         changes["proposer_options"] = {proposer_of(proposer).requires or "folder": place}
     return recipe.replace(**changes), own

@@ -109,8 +109,7 @@ def point(
         }
         for i, mask in enumerate(found.masks):
             number = "" if len(found) == 1 else f".{i + 1}"
-            grey = np.repeat(mask[..., None], 3, axis=2).astype(np.uint8) * np.uint8(255)
-            written[folder / f"{name}{number}.mask.png"] = draw.png(grey)
+            written[folder / f"{name}{number}.mask.png"] = draw.png(mask.astype(np.uint8) * np.uint8(255))
         for file, content in written.items():
             file.write_bytes(content)
         talk.say(f"{found!r} -> {folder}: {', '.join(names_of(sorted(written)))}")

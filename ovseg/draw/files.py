@@ -33,8 +33,8 @@ def class_table(segmentation: Segmentation) -> list[dict[str, Any]]:
     return [{"id": 0, "name": None, "colour": "#000000"}, *rows]
 
 
-def png(image: UInt8[np.ndarray, "height width 3"]) -> bytes:
-    """The picture as a PNG file."""
+def png(image: UInt8[np.ndarray, "height width *channels"]) -> bytes:
+    """The picture (RGB, or grey without channels) as a PNG file."""
     stream = io.BytesIO()
     Image.fromarray(image).save(stream, "PNG", compress_level=4)
     return stream.getvalue()
