@@ -3,7 +3,7 @@
 import json
 import sys
 import time
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import click
 
@@ -21,6 +21,11 @@ from ovseg.cli.options import (
 )
 from ovseg.cli.talk import Talk, names_of
 from ovseg.errors import BadInput, BadUsage
+
+if TYPE_CHECKING:
+    import numpy as np
+
+    from ovseg.click import Click
 
 
 @click.command("click")
@@ -104,7 +109,7 @@ def point(
     if folder is not None:
         (name,) = export.file_names([str(path)])
         written: dict[Path, bytes] = {
-            folder / f"{name}.overlay.png": draw.png(draw.overlay(encoding.image, found.segmentation)),
+            folder / f"{name}.overlay.png": draw.png(_drawn(encoding.image, found)),
             folder / f"{name}.click.json": (told + "\n").encode(),
         }
         for i, mask in enumerate(found.masks):
@@ -114,6 +119,19 @@ def point(
             file.write_bytes(content)
         talk.say(f"{found!r} -> {folder}: {', '.join(names_of(sorted(written)))}")
     sys.exit(1 if found.problems else 0)
+
+
+def _drawn(image: "np.ndarray", found: "Click") -> "np.ndarray":
+    """The masks over the picture, and what was asked over these."""
+    import numpy as np
+
+    from ovseg import draw
+
+    asked = [prompt for i, prompt in enumerate(found.prompts) if i not in found.problems]
+    points = np.concatenate([np.zeros((0, 2)), *(prompt.points for prompt in asked)])
+    labels = np.concatenate([np.zeros(0, np.int64), *(prompt.labels for prompt in asked)])
+    boxes = np.array([prompt.box for prompt in asked if prompt.box is not None], float).reshape(-1, 4)
+    return draw.with_prompts(draw.overlay(image, found.segmentation), image, points, labels, boxes)
 
 
 def _numbers(option: str, text: str, count: int) -> list[float]:

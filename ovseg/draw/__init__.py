@@ -7,7 +7,7 @@ legend says so if a name had to lose signs.
 
 from ovseg.draw.files import class_table, index_png, png
 from ovseg.draw.heat import COLOUR_MAPS, heatmap
-from ovseg.draw.overlays import overlay
+from ovseg.draw.overlays import overlay, with_prompts
 
 __all__ = [
     "COLOUR_MAPS",
@@ -16,4 +16,5 @@ __all__ = [
     "index_png",
     "overlay",
     "png",
+    "with_prompts",
 ]

@@ -3,7 +3,7 @@
 import functools
 
 import numpy as np
-from jaxtyping import Int, UInt8
+from jaxtyping import Float, Int, UInt8
 from PIL import Image, ImageDraw
 
 from ovseg.draw.legend import with_legend
@@ -57,6 +57,32 @@ def _tint(
     return tinted
 
 
+def with_prompts(
+    drawn: UInt8[np.ndarray, "rows cols 3"],
+    image: UInt8[np.ndarray, "height width 3"],
+    points: Float[np.ndarray, "p 2"],
+    labels: Int[np.ndarray, " p"],
+    boxes: Float[np.ndarray, "n 4"],
+) -> UInt8[np.ndarray, "rows cols 3"]:
+    """An overlay of `image` with what was asked: a plus where inside was pointed at, a minus outside, boxes."""
+    import cv2
+
+    canvas, factor = drawn.copy(), enlargement(image)
+    radius = max(6, round(0.012 * factor * max(image.shape[:2])))
+    fine = max(1, radius // 4)
+    for left, top, right, bottom in np.rint(boxes * factor).astype(int).tolist():
+        for colour, thick in ((INK, 3 * fine), (PAPER, fine)):
+            cv2.rectangle(canvas, (left, top), (right - 1, bottom - 1), colour, thick, cv2.LINE_AA)
+    for (x, y), inside in zip(np.floor(points * factor).astype(int).tolist(), labels.tolist(), strict=True):
+        cv2.circle(canvas, (x, y), radius + fine, PAPER, -1, cv2.LINE_AA)
+        cv2.circle(canvas, (x, y), radius, INK, -1, cv2.LINE_AA)
+        arm = round(0.6 * radius)
+        cv2.line(canvas, (x - arm, y), (x + arm, y), PAPER, fine, cv2.LINE_AA)
+        if inside:
+            cv2.line(canvas, (x, y - arm), (x, y + arm), PAPER, fine, cv2.LINE_AA)
+    return canvas
+
+
 def _chips(
     picture: Image.Image, segmentation: Segmentation, owners: Int[np.ndarray, "height width"], unit: int
 ) -> None:
@@ -106,4 +132,4 @@ def _chip(name: str, colour: tuple[int, int, int], unit: int) -> Image.Image:
     return chip.resize((width, height), Image.Resampling.BOX)
 
 
-__all__ = ["overlay"]
+__all__ = ["overlay", "with_prompts"]

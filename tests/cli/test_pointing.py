@@ -54,6 +54,9 @@ def test_a_click_writes_an_overlay_a_mask_and_json(run: Any, tmp_path: Path) -> 
     (mask,) = told["masks"]
     assert mask["points"] == [[30, 20], [60, 9]] and mask["labels"] == [1, 0] and told["names"] == ["cat", "dog"]
     drawn = np.asarray(Image.open(tmp_path / "out" / "picture.mask.png"))
+    shown = np.asarray(Image.open(tmp_path / "out" / "picture.overlay.png"))
+    for x, y in np.array(mask["points"], int):  # drawn four times as large: a white sign in a dark disc
+        assert (shown[4 * y, 4 * x] > 200).all() and (shown[4 * y - 4, 4 * x - 4] < 100).all()
     assert drawn.shape == (48, 80) and set(np.unique(drawn)) <= {0, 255}
     assert (drawn == 255).sum() == mask["area"] > 0
 

@@ -2,7 +2,7 @@ import dataclasses
 
 import numpy as np
 
-from ovseg.draw import overlay
+from ovseg.draw import overlay, with_prompts
 from ovseg.types import Regions
 from tests.draw.pictures import PLAN, photo
 from tests.results import segmentation
@@ -57,3 +57,23 @@ def test_names_stand_on_regions_that_have_room_and_on_no_others() -> None:
     bare, named = (overlay(image, found, labels=on, legend=False) for on in (False, True))
     rows, cols = np.nonzero((bare != named).any(axis=2))
     assert len(rows) and cols.max() < 360 and rows.max() < 240  # on the cat; the other name is wider than its region
+
+
+def test_what_was_asked_is_drawn_where_it_was_asked_on_small_and_large_pictures() -> None:
+    nothing = np.zeros((0, 4))
+    for side, factor in ((160, 2), (640, 1)):
+        image = np.full((side // 2, side, 3), 120, np.uint8)
+        plain = np.full((side // 2 * factor + 40, side * factor, 3), 120, np.uint8)
+        points, labels = np.array([[0.25, 0.2], [0.75, 0.3]]) * side, np.array([1, 0])
+        drawn = with_prompts(plain, image, points, labels, nothing)
+        assert (plain == 120).all() and drawn.shape == plain.shape
+        changed = np.argwhere((drawn != plain).any(axis=2))
+        for at, inside in zip(points * factor, labels, strict=True):
+            here = changed[np.abs(changed - at[::-1]).max(axis=1) < 20]
+            assert len(here) > 50 and np.abs(here.mean(axis=0) - at[::-1]).max() < 1
+            x, y = at.astype(int)
+            assert (drawn[y, x] > 200).all() and (drawn[y - 2, x] > 200).all() == bool(inside)  # a plus, a minus
+        box = with_prompts(plain, image, points[:0], labels[:0], np.array([[10.0, 20.0, 50.0, 60.0]]))
+        rows, cols = np.nonzero((box > 200).all(axis=2))
+        found = np.array([cols.min(), rows.min(), cols.max() + 1, rows.max() + 1])
+        assert np.abs(found - factor * np.array([10, 20, 50, 60])).max() <= 2  # half of a line
