@@ -99,8 +99,8 @@ class Pipeline:
         `changes` replace choices of the recipe (`method="sclip"`). `folder` is sought first for weights. Texts and
         compiled graphs are kept in `cache` (None: not at all), what a SAM makes of pictures in memory, at most
         `embeddings` bytes (512 MB unless given, 4 MB a picture): the same picture again costs it nothing. Nothing is
-        fetched unless `allow_download`. Raises
-        `MissingWeights` with the commands that bring them; another model never stands in.
+        fetched unless `allow_download`. Raises `MissingWeights` with the commands that bring them; another model never
+        stands in.
         """
         chosen = best_here(folder) if recipe is None else recipe
         chosen = preset(chosen) if isinstance(chosen, str) else chosen

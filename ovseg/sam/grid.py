@@ -258,6 +258,8 @@ class AutomaticMaskGenerator:
         prompts = model.points(points[:, None], labels, view.embedding)
         for picked, answer in model.answer(view.image, prompts, single=single):
             quality = answer.quality.cpu()
+            if not torch.isfinite(quality).all():  # they would pass no cut, and look like an empty picture
+                raise BadInput("predicted IoUs are not finite: try float32, or check the checkpoint")
             good = quality > given["pred_iou_thresh"] if given["pred_iou_thresh"] > 0 else torch.ones_like(quality) > 0
             wanted = torch.nonzero(good.any(dim=1) | (cells is not None)).flatten()
             logits = model.logits(answer, wanted, single=single).cpu().numpy() if len(wanted) else None

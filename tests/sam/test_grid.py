@@ -457,3 +457,11 @@ def test_masks_of_a_large_picture_are_made_in_their_own_part_of_it(monkeypatch: 
     boxes = [one.box for one in made if one.bits.any()]
     tight = sum((right - left + 1) * (bottom - top + 1) for left, top, right, bottom in boxes)
     assert sum(one.bits.size for one in made) <= 1.3 * tight  # the rest lies between the mask and its lowest threshold
+
+
+def test_predicted_ious_that_are_no_number_are_no_empty_picture(rng: Generator) -> None:
+    sam = narrow_sam()
+    with torch.no_grad():
+        sam.mask_decoder.iou_prediction_head.layers[-1].bias.fill_(float("nan"))
+    with pytest.raises(BadInput, match="predicted IoUs are not finite"):
+        AutomaticMaskGenerator(sam, points_per_side=2).generate(rng.integers(0, 256, (48, 80, 3), np.uint8))
