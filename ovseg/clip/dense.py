@@ -8,7 +8,9 @@ thresholds and policies are asked of the result.
 """
 
 from collections.abc import Callable, Iterator, Sequence
+from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import torch
@@ -52,28 +54,57 @@ def encode(
     every window and answers on its grid. A runtime keeps in `cache` what is dear to make. Raises `UnsupportedTower`
     where the method cannot read this network, and `BadUsage` where it lacks its guide.
     """
-    reading = reading or Reading()
-    walk = tower.check(clip.visual, reading.method)
-    guide = _needed(reading.method, guide)
-    runtime.check(reading.runtime, reading.precision, clip.device)
-    if len(reading.scales) > 1 or reading.scales[0] != 1:
-        return _at_scales(clip, pictures, reading, guide, cache, progress)
-    layouts = [lay_out(clip, walk, picture, reading) for picture in pictures]
-    tokens: list[list[Tensor]] = [[] for _ in pictures]
-    wholes: list[list[Tensor]] = [[] for _ in pictures]
-    total, done = sum(len(layout.tops) for layout in layouts), 0
-    for owners, batch in _batches(layouts, walk.patch, guide):
-        with runtime.kernels(clip.device):
-            cells, own = _read(clip, walk, batch, reading, guide, cache)
-        for owner, cell, one in zip(owners, cells, own, strict=True):
-            tokens[owner].append(cell)
-            wholes[owner].append(one)
-        done += len(batch)
-        if progress:
-            progress(done, total)
+    several = encode_methods(clip, pictures, [reading or Reading()], guide=guide, cache=cache, progress=progress)
+    return [features for (features,) in several]
+
+
+def encode_methods(
+    clip: Clip,
+    pictures: Sequence[UInt8[np.ndarray, "_ _ 3"]],
+    readings: Sequence[Reading],
+    *,
+    guide: Guide | None = None,
+    cache: Path | None = None,
+    progress: Progress | None = None,
+) -> list[list[DenseFeatures]]:
+    """Of every picture what each reading's method makes of it; the blocks before the methods are computed once.
+
+    The readings differ in their method and in nothing else. In torch each answer has the bits that `encode` gives for
+    its reading alone. Methods with a guide take one pass and those without another; so does, under the paper protocol,
+    each way of resampling positions.
+    """
+    walks = [tower.check(clip.visual, reading.method) for reading in readings]
+    _alike(readings)
+    guides = [_needed(reading.method, guide) for reading in readings]
+    first = readings[0]
+    runtime.check(first.runtime, first.precision, clip.device)
+    if len(first.scales) > 1 or first.scales[0] != 1:
+        return _at_scales(clip, pictures, readings, guide, cache, progress)
+    passes: dict[Any, list[int]] = {}
+    for number, reading in enumerate(readings):
+        passes.setdefault((_positions(reading), guides[number] is not None), []).append(number)
+    layouts = [lay_out(clip, walks[0], picture, first) for picture in pictures]
+    tokens: list[list[list[Tensor]]] = [[[] for _ in readings] for _ in pictures]
+    wholes: list[list[list[Tensor]]] = [[[] for _ in readings] for _ in pictures]
+    total, done = len(passes) * sum(len(layout.tops) for layout in layouts), 0
+    for numbers in passes.values():
+        given = guides[numbers[0]]
+        for owners, batch in _batches(layouts, walks[0].patch, given):
+            with runtime.kernels(clip.device):
+                cells, own = _read(clip, walks[0], batch, [readings[number] for number in numbers], given, cache)
+            for number, of_method in zip(numbers, cells, strict=True):
+                for owner, cell, one in zip(owners, of_method, own, strict=True):
+                    tokens[owner][number].append(cell)
+                    wholes[owner][number].append(one)
+            done += len(batch)
+            if progress:
+                progress(done, total)
     return [
-        join(picture.shape[:2], layout, torch.stack(cells), torch.stack(own), reading)
-        for picture, layout, cells, own in zip(pictures, layouts, tokens, wholes, strict=True)
+        [
+            join(picture.shape[:2], layout, torch.stack(cells), torch.stack(own), reading)
+            for reading, cells, own in zip(readings, of_picture, its_own, strict=True)
+        ]
+        for picture, layout, of_picture, its_own in zip(pictures, layouts, tokens, wholes, strict=True)
     ]
 
 
@@ -103,17 +134,37 @@ def encode_images(clip: Clip, pictures: Sequence[UInt8[np.ndarray, "_ _ 3"]]) ->
     return np.concatenate(rows) if rows else np.zeros((0, clip.dim), np.float32)
 
 
+def _alike(readings: Sequence[Reading]) -> None:
+    """An error unless there are readings and all of them differ in their method alone."""
+    if not readings:
+        raise BadUsage("reading a picture needs a method: none came")
+    for reading in readings[1:]:
+        if replace(reading, method=readings[0].method) != readings[0]:
+            raise BadUsage(
+                "methods of one pass read pictures alike: protocol, sizes, scales, runtime, precision or options "
+                f"of {readings[0].method} and {reading.method} differ; encode them apart"
+            )
+
+
+def _positions(reading: Reading) -> str:
+    """How the position embedding is resampled: under the paper protocol as the method's authors do."""
+    return last_block(reading.method).positions if reading.protocol == "paper" else "bicubic"
+
+
 def _at_scales(
     clip: Clip,
     pictures: Sequence[UInt8[np.ndarray, "_ _ 3"]],
-    reading: Reading,
+    readings: Sequence[Reading],
     guide: Guide | None,
     cache: Path | None,
     progress: Progress | None,
-) -> list[DenseFeatures]:
+) -> list[list[DenseFeatures]]:
     """Each scale on its own, then unit features averaged on the grid of the largest."""
-    several = [encode(clip, pictures, one, guide=guide, cache=cache, progress=progress) for one in by_scale(reading)]
-    return [merged(found) for found in zip(*several, strict=True)]
+    several = [
+        encode_methods(clip, pictures, alike, guide=guide, cache=cache, progress=progress)
+        for alike in zip(*(by_scale(reading) for reading in readings), strict=True)
+    ]
+    return [[merged(found) for found in zip(*scales, strict=True)] for scales in zip(*several, strict=True)]
 
 
 def _needed(method: str, guide: Guide | None) -> Guide | None:
@@ -151,34 +202,39 @@ def _read(
     clip: Clip,
     walk: Walk,
     batch: Float32[Tensor, "b 3 h w"],
-    reading: Reading,
+    readings: Sequence[Reading],
     guide: Guide | None,
     cache: Path | None,
-) -> tuple[Tensor, Tensor]:
-    """Vectors of the cells (b, dim, rows, cols) and unit ones of the windows themselves (b, dim), on the CPU.
+) -> tuple[list[Tensor], Tensor]:
+    """Of each reading the cells' vectors (b, dim, rows, cols), and unit ones of the windows themselves (b, dim), on
+    the CPU; from one pass through the blocks.
 
     Cells are unit vectors, plus the method's share of the changed block's unit image token where it has one: the
     product with a text is then what the method's authors take.
     """
     pixels = batch.to(clip.device)
-    row = last_block(reading.method)
-    as_released = reading.protocol == "paper"
-    positions = row.positions if as_released else "bicubic"
+    as_released, positions = readings[0].protocol == "paper", _positions(readings[0])
+    rows = [last_block(reading.method) for reading in readings]
     grid = tower.grid_of(walk, pixels)
-    compute = _computing(clip, reading, cache)
-    wanted, given = taps_of(row, walk.depth, as_released), {}
+    compute = _computing(clip, readings[0], cache)
+    wanted, given = {tap for row in rows for tap in taps_of(row, walk.depth, as_released)}, {}
     by_itself = guide is not None and guide.network is clip and guide.row.positions == positions
-    taps = tower.prefix(walk, pixels, (*wanted, itself.tap(walk)) if by_itself else wanted, positions, compute)
+    if by_itself:
+        wanted.add(itself.tap(walk))
+    taps = tower.prefix(walk, pixels, sorted(wanted), positions, compute)
     if by_itself:  # what guide "self" looks at was on the way
         given["guide"] = itself.of_tap(walk, taps[itself.tap(walk)], grid)
     elif guide is not None:
         given["guide"] = guide.features(pixels, mean=clip.mean, std=clip.std).to(clip.device)
-    seen = read(Sight(walk, taps, grid, given, as_released=as_released), row)
     whole = walk.whole(taps[walk.depth], grid)
-    cells = F.normalize(seen.cells.float(), dim=-1)
-    if row.cls_logits and seen.own is not None:
-        cells = cells + row.cls_logits * F.normalize(seen.own.float(), dim=-1)[:, None, None]
-    return cells.permute(0, 3, 1, 2).cpu(), F.normalize(whole.float(), dim=-1).cpu()
+    out = []
+    for row in rows:
+        seen = read(Sight(walk, taps, grid, given, as_released=as_released), row)
+        cells = F.normalize(seen.cells.float(), dim=-1)
+        if row.cls_logits and seen.own is not None:
+            cells = cells + row.cls_logits * F.normalize(seen.own.float(), dim=-1)[:, None, None]
+        out.append(cells.permute(0, 3, 1, 2).cpu())
+    return out, F.normalize(whole.float(), dim=-1).cpu()
 
 
 def _computing(clip: Clip, reading: Reading, cache: Path | None) -> Compute:
@@ -209,5 +265,6 @@ __all__ = [
     "TOKENS_PER_BATCH",
     "encode",
     "encode_images",
+    "encode_methods",
     "guide_map",
 ]

@@ -1,3 +1,5 @@
+from typing import Any
+
 import numpy as np
 import pytest
 import torch
@@ -5,7 +7,8 @@ import torch
 import tiny
 from ovseg.clip import dense, tower
 from ovseg.clip.attention import read
-from ovseg.clip.dense import Reading, encode, encode_images
+from ovseg.clip.dense import Reading, encode, encode_images, encode_methods
+from ovseg.clip.guides import load_guide
 from ovseg.clip.load import Clip
 from ovseg.clip.methods import last_block
 from ovseg.clip.sight import Sight
@@ -166,3 +169,53 @@ def test_part_of_the_image_token_is_taken_off_every_cell_as_its_authors_do() -> 
     wanted = cells @ text.T - 0.3 * (own @ text.T)
     assert got.windows is not None
     np.testing.assert_allclose(np.einsum("drc,kd->rck", got.windows.vectors[0], text.numpy()), wanted, atol=1e-5)
+
+
+SEVERAL = ["naclip", "resclip", "segearth", "maskclip-reduced"]  # layers before, own token, none of it
+
+
+@pytest.mark.parametrize(
+    "choices",
+    [{"short_side": 56}, {"short_side": 56, "protocol": "paper"}, {"short_side": 40, "scales": (1.0, 1.5)}],
+    ids=["windows", "the papers' windows", "two scales"],
+)
+def test_methods_of_one_pass_have_the_bits_of_each_alone(choices: dict[str, Any]) -> None:
+    deep = tiny.clip(layers=12)
+    readings = [Reading(name, **choices) for name in SEVERAL]
+    together = encode_methods(deep, [WIDE, TALL], readings)
+    for number, reading in enumerate(readings):
+        for found, alone in zip(together, encode(deep, [WIDE, TALL], reading), strict=True):
+            assert np.array_equal(alone.vectors, found[number].vectors)
+            assert np.array_equal(alone.whole, found[number].whole)
+            assert (alone.windows is None) == (found[number].windows is None)
+            if alone.windows is not None and found[number].windows is not None:
+                assert np.array_equal(alone.windows.vectors, found[number].windows.vectors)
+    assert np.abs(together[0][0].vectors - together[0][1].vectors).max() > 0.01
+
+
+def test_methods_share_the_blocks_before_them(clip: Clip, monkeypatch: pytest.MonkeyPatch) -> None:
+    calls: list[int] = []
+    plain = tower.prefix
+    monkeypatch.setattr(
+        tower, "prefix", lambda walk, pixels, *more: calls.append(len(pixels)) or plain(walk, pixels, *more)
+    )
+    encode_methods(clip, [WIDE, TALL], [Reading(name, short_side=48, crop=-1) for name in ("naclip", "sclip", "gem")])
+    assert calls == [1, 1]  # two pictures of different shapes, three methods
+
+
+def test_a_guided_method_takes_its_pass_beside_those_without_a_guide(clip: Clip) -> None:
+    guide = load_guide("self", clip=clip)
+    readings = [Reading(name, short_side=48) for name in ("proxyclip", "sclip")]
+    ((guided, plain),) = encode_methods(clip, [WIDE], readings, guide=guide)
+    assert np.array_equal(encode(clip, [WIDE], readings[0], guide=guide)[0].vectors, guided.vectors)
+    assert np.array_equal(encode(clip, [WIDE], readings[1])[0].vectors, plain.vectors)
+    with pytest.raises(BadUsage, match="give a guide"):
+        encode_methods(clip, [WIDE], readings)
+
+
+def test_readings_that_differ_in_more_than_the_method_share_no_pass(clip: Clip) -> None:
+    with pytest.raises(BadUsage, match="read pictures alike.*of sclip and naclip differ"):
+        encode_methods(clip, [WIDE], [Reading("sclip", short_side=48), Reading("naclip", short_side=56)])
+    with pytest.raises(BadUsage, match="none came"):
+        encode_methods(clip, [WIDE], [])
+    assert encode_methods(clip, [], [Reading("sclip"), Reading("naclip")]) == []
