@@ -3,55 +3,32 @@
 picture -> read -> dense -> propose -> encode regions = `Encoding`        (image side: networks)
 names -> vocabulary -> score -> compose = `Segmentation`                  (asking: no image-side network)
 
-One proposer needs the names ("from-map"): its regions are made when they are asked, by the SAM's decoder alone.
+The first line is walked in `imageside`.
 """
 
 import os
 import threading
-from collections.abc import Callable, Sequence
-from dataclasses import dataclass, replace
+from collections.abc import Sequence
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, overload
 
-import numpy as np
-from jaxtyping import Float32, UInt8
-
-from ovseg import anomaly, click, encoders, extras, images, labels, proposals, runtime, weights
+from ovseg import anomaly, click, images, labels, proposals, runtime, weights
 from ovseg.click import Click
-from ovseg.clip import dense, pictures, text
-from ovseg.clip.guides import Guide, load_guide
+from ovseg.clip import text
+from ovseg.clip.guides import Guide
 from ovseg.clip.load import Clip
-from ovseg.clip.methods import PICTURES, canonical, needs
-from ovseg.errors import BadInput, BadUsage
-from ovseg.evidence import Evidence
+from ovseg.errors import BadUsage
+from ovseg.imageside import Encoding, ImageSide, Progress
 from ovseg.opening import best_here, fetch, mask_model, networks
 from ovseg.prompts import read_words
 from ovseg.recipe import Recipe, preset
-from ovseg.types import AnomalyMap, DenseFeatures, Regions, Segmentation, Vocabulary
+from ovseg.types import AnomalyMap, Segmentation, Vocabulary
 
 if TYPE_CHECKING:
     from ovseg.sam.cache import Embeddings
 
 VOCABULARIES_KEPT = 64
-FIRST_LOOK = "maskclip-reduced"  # what proposers see where regions come before the method
-
-Progress = Callable[[str, int, int], None]  # stage, done, of
-
-
-@dataclass(frozen=True, eq=False)
-class Encoding:
-    """One picture after every image-side network: what any question about it needs. Made by `Pipeline.encode`."""
-
-    image: UInt8[np.ndarray, "height width 3"]
-    features: DenseFeatures
-    regions: Regions
-    region_vectors: Float32[np.ndarray, "n dim"]
-    image_side: str
-    embedding: Any = None  # what the SAM made of the picture, for proposers and clicks
-
-    def __repr__(self) -> str:
-        (height, width), (rows, cols) = self.image.shape[:2], self.features.grid
-        return f"Encoding({height}x{width} px, {rows}x{cols} cells, {len(self.regions)} regions)"
 
 
 class Pipeline:
@@ -78,6 +55,7 @@ class Pipeline:
         self.recipe, self.clip, self.cache, self.guide = recipe, clip, cache, guide
         self.masks = mask_model(sam, recipe, cache)
         self.embeddings = _kept_embeddings(embeddings) if self.masks is not None else None
+        self.side = ImageSide(recipe, clip, self.masks, guide, cache, self.embeddings)
         self._vocabularies: dict[Any, Vocabulary] = {}
         self._lock = threading.Lock()
 
@@ -131,29 +109,7 @@ class Pipeline:
         given = image if many else [image]
         read = [images.read(one, channel_order=channel_order) for one in given]
         sources = [os.fspath(one) if isinstance(one, str | os.PathLike) else "" for one in given]
-        for picture in read:
-            if min(picture.shape[:2]) < dense.SHORTEST_SIDE:
-                height, width = picture.shape[:2]
-                raise BadInput(
-                    f"a picture must be at least {dense.SHORTEST_SIDE} px on each side: got {height}x{width}; "
-                    "enlarge it first if it is meant"
-                )
-        told = progress or _silent
-        if canonical(self.recipe.method) in PICTURES:
-            out = [self._by_whole_picture(*one, told) for one in zip(read, sources, strict=True)]
-            return out if many else out[0]
-        features = dense.encode(
-            self.clip,
-            read,
-            self.recipe.reading,
-            guide=self.guide,
-            cache=self.cache / "graphs" if self.cache else None,
-            progress=lambda done, of: told("encode", done, of),
-        )
-        out = [
-            self._with_regions(picture, source, one, self._embedded(picture), told)
-            for picture, source, one in zip(read, sources, features, strict=True)
-        ]
+        out = self.side.encode(read, sources, progress or _silent)
         return out if many else out[0]
 
     def vocabulary(self, names: Any, *, templates: str | None = None, negatives: str | None = None) -> Vocabulary:
@@ -239,7 +195,7 @@ class Pipeline:
         encoding = self._encoded(image, channel_order, progress)
         found = click.ask(
             self.masks,
-            self._embedding(encoding.image) if encoding.embedding is None else encoding.embedding,
+            self.side.embedding(encoding.image) if encoding.embedding is None else encoding.embedding,
             encoding.image,
             encoding.features,
             self.recipe,
@@ -312,19 +268,15 @@ class Pipeline:
         recipe = self._asking(changes)
         vocabulary = self.vocabulary(names, templates=changes.get("templates"), negatives=changes.get("negatives"))
         encoding = self._encoded(image, channel_order, progress)
-
-        def propose(coarse: Evidence) -> tuple[Regions, Float32[np.ndarray, "n dim"]]:
-            regions = self._propose(encoding.image, "", encoding.features, encoding.embedding, coarse)
-            return regions, self._vectors(encoding.image, encoding.features, regions)
-
+        late = proposals.proposer(recipe.proposer).needs_names
         return labels.compose(
             encoding.features,
             vocabulary,
             regions=encoding.regions,
-            region_vectors=encoding.region_vectors,
+            described=encoding.described,
             recipe=recipe,
             picture=encoding.image,
-            propose=propose if proposals.proposer(recipe.proposer).needs_names else None,
+            propose=partial(self.side.propose_and_describe, encoding) if late else None,
         )
 
     def _asking(self, changes: dict[str, Any]) -> Recipe:
@@ -345,81 +297,6 @@ class Pipeline:
         encoding: Encoding = self.encode(image, channel_order=channel_order, progress=progress)
         return encoding
 
-    def _by_whole_picture(self, picture: UInt8[np.ndarray, "height width 3"], source: str, told: Progress) -> Encoding:
-        """A method that may need regions before it can read: proposers then look at features of a plain method."""
-        recipe = self.recipe
-        required, reading = needs(recipe.method), recipe.reading
-        regions, parts, embedding = None, None, self._embedded(picture)
-        if "parts" in required:
-            (first,) = dense.encode(self.clip, [picture], replace(reading, method=FIRST_LOOK, options={}))
-            regions = self._propose(picture, source, first, embedding)
-            parts = labels.own(regions, np.ones(len(regions), np.float32), "largest")
-        sam = load_guide("sam", sam=self.sam) if "sam" in required else None
-        told("encode", 0, 1)
-        features = pictures.encode(self.clip, picture, reading, guide=self.guide, sam=sam, parts=parts)
-        told("encode", 1, 1)
-        return self._with_regions(picture, source, features, embedding, told, regions)
-
-    def _embedded(self, picture: UInt8[np.ndarray, "height width 3"]) -> Any:
-        """What the SAM makes of a picture; nothing where there is none, or where only a method looks through it."""
-        recipe = self.recipe
-        borrowed = recipe.guide == "sam" or "sam" in needs(recipe.method)
-        if self.masks is None or (borrowed and not proposals.proposer(recipe.proposer).needs_sam):
-            return None
-        return self._embedding(picture)
-
-    def _embedding(self, picture: UInt8[np.ndarray, "height width 3"]) -> Any:
-        assert self.embeddings is not None, "a pipeline with a SAM keeps embeddings"
-        return self.embeddings.get(self.masks, picture)
-
-    def _propose(
-        self,
-        picture: UInt8[np.ndarray, "height width 3"],
-        source: str,
-        features: DenseFeatures,
-        embedding: Any,
-        coarse: Evidence | None = None,
-    ) -> Regions:
-        """Regions by the recipe's proposer; none as long as it waits for names, whose `coarse` map it needs.
-
-        `source` is the picture's path, if it came by one.
-        """
-        row = self.recipe
-        if coarse is None and proposals.proposer(row.proposer).needs_names:
-            return Regions.empty(features.height, features.width)
-        seen = {"model": self.masks, "embedding": embedding, "coarse": coarse, "source": source}
-        return proposals.propose(row.proposer, picture, features, **seen, **row.proposer_options)
-
-    def _vectors(
-        self, picture: UInt8[np.ndarray, "height width 3"], features: DenseFeatures, regions: Regions
-    ) -> Float32[np.ndarray, "n dim"]:
-        recipe = self.recipe
-        return encoders.encode(recipe.encoder, self.clip, picture, features, regions, **recipe.encoder_options)
-
-    def _with_regions(
-        self,
-        picture: UInt8[np.ndarray, "height width 3"],
-        source: str,
-        features: DenseFeatures,
-        embedding: Any,
-        told: Progress,
-        regions: Regions | None = None,
-    ) -> Encoding:
-        told("propose", 0, 1)
-        recipe = self.recipe
-        regions = self._propose(picture, source, features, embedding) if regions is None else regions
-        vectors = self._vectors(picture, features, regions)
-        told("propose", 1, 1)
-        return Encoding(picture, self._with_extras(picture, features), regions, vectors, recipe.image_side, embedding)
-
-    def _with_extras(self, picture: UInt8[np.ndarray, "height width 3"], features: DenseFeatures) -> DenseFeatures:
-        """What the stages may look at besides: the method's own extras, and a guide that the method does not take."""
-        features = extras.bring(self.recipe.method, self.clip, picture, features)
-        if self.guide is None or self.recipe.guided:
-            return features
-        seen = dense.guide_map(self.guide, picture, self.recipe.reading)
-        return replace(features, extras={**features.extras, "guide": seen})
-
     def __repr__(self) -> str:
         who = runtime.describe(self.recipe.runtime, self.recipe.precision, self.clip.device)
         return f"Pipeline({self.recipe.name}: {self.clip.name} on {self.clip.device}, {self.recipe.method}, {who})"
@@ -435,4 +312,4 @@ def _silent(stage: str, done: int, of: int) -> None:
     """Progress that nobody asked for."""
 
 
-__all__ = ["Encoding", "FIRST_LOOK", "Pipeline"]
+__all__ = ["Encoding", "Pipeline"]

@@ -432,17 +432,17 @@ def test_regions_from_the_map_take_part_as_all_regions_do() -> None:
     assert (nobody.labels == Pipeline(RECIPE, tiny.clip()).segment(TALL, ["cat", "dog"]).labels).all()
 
 
-def test_regions_from_the_map_are_read_off_the_scores_that_decide() -> None:
+def test_regions_from_the_map_are_read_off_the_scores_that_decide(monkeypatch: pytest.MonkeyPatch) -> None:
     """Stages and refining come first, and so do the negatives; a threshold has no say."""
     seen = []
     pipe = from_map(stages=["tlp"], refine="pamr")
-    propose = pipe._propose
+    propose = proposals.propose
 
-    def spy(*given: Any) -> Any:
-        seen.extend(given[4:])
-        return propose(*given)
+    def spy(*given: Any, **more: Any) -> Any:
+        seen.extend([more["coarse"]] if more["coarse"] is not None else [])
+        return propose(*given, **more)
 
-    pipe._propose = spy  # type: ignore[method-assign]
+    monkeypatch.setattr(proposals, "propose", spy)
     encoding = pipe.encode(WIDE)
     found, strict = (pipe.segment(encoding, ["cat", "dog"], threshold=cut) for cut in (0.0, 0.9))
     assert found.evidence is not None and strict.evidence is not None

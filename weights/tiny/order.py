@@ -32,6 +32,7 @@ from ovseg.clip.load import Clip  # noqa: E402
 from ovseg.clip.methods import LAST_BLOCKS  # noqa: E402
 from ovseg.clip.program import LastBlock  # noqa: E402
 from ovseg.clip.sight import Sight  # noqa: E402
+from ovseg.encoders import Described  # noqa: E402
 from ovseg.pipeline import Pipeline  # noqa: E402
 from ovseg.raster import upsample  # noqa: E402
 from ovseg.recipe import Recipe  # noqa: E402
@@ -143,7 +144,7 @@ def tally(pipe: Pipeline, scenes: Sequence[Composition], features: NDArray[np.fl
 def _asked(pipe: Pipeline, dense: DenseFeatures, names: list[str], recipe: Recipe) -> NDArray[np.int16]:
     vocabulary = pipe.vocabulary(names, negatives=recipe.negatives)
     nothing, vectors = Regions.empty(dense.height, dense.width), np.zeros((0, len(dense.vectors)), np.float32)
-    return labels.compose(dense, vocabulary, regions=nothing, region_vectors=vectors, recipe=recipe).labels
+    return labels.compose(dense, vocabulary, regions=nothing, described=Described(vectors), recipe=recipe).labels
 
 
 def resamples(scenes: int, seed: int) -> NDArray[np.int64]:

@@ -7,6 +7,7 @@ import torch
 from numpy.random import Generator
 
 from ovseg import stages
+from ovseg.encoders import Described
 from ovseg.errors import BadInput, UnknownName
 from ovseg.evidence import Evidence
 from ovseg.head import pixels
@@ -86,7 +87,9 @@ def ask(
 ) -> Segmentation:
     regions = Regions.empty(48, 80) if regions is None else regions
     vectors = np.zeros((0, 32), np.float32) if vectors is None else vectors
-    return compose(features, vocabulary, regions=regions, region_vectors=vectors, recipe=recipe or Asked(), **more)
+    return compose(
+        features, vocabulary, regions=regions, described=Described(vectors), recipe=recipe or Asked(), **more
+    )
 
 
 class TestRows:
@@ -267,7 +270,7 @@ class TestCompose:
             random_features(rng),
             vocabulary,
             regions=Regions.empty(48, 80),
-            region_vectors=np.zeros((0, 32), np.float32),
+            described=Described(np.zeros((0, 32), np.float32)),
             recipe=Asked(),
             notes=["another"],
         )
@@ -349,11 +352,19 @@ def test_answer_without_any_region_says_how_near_the_best_name_came() -> None:
     words = Vocabulary(("cat",), np.array([[1, 0], [0.6, 0.8]], np.float32), np.array([0, -1]))
     none = np.zeros((0, 2), np.float32)
     found = compose(
-        features, words, regions=Regions.empty(24, 40), region_vectors=none, recipe=Recipe(threshold=0.5, min_area=0.0)
+        features,
+        words,
+        regions=Regions.empty(24, 40),
+        described=Described(none),
+        recipe=Recipe(threshold=0.5, min_area=0.0),
     )
     assert len(found.regions) == 0 and found.notes[-1].startswith("nothing was found: no name reaches more than 0.00")
     easier = compose(
-        features, words, regions=Regions.empty(24, 40), region_vectors=none, recipe=Recipe(threshold=0.0, scale=0.1)
+        features,
+        words,
+        regions=Regions.empty(24, 40),
+        described=Described(none),
+        recipe=Recipe(threshold=0.0, scale=0.1),
     )
     assert len(easier.regions) == 0  # the negative still wins, and the note says by how much
     assert "0.48 of 1" in easier.notes[-1] or "0.49 of 1" in easier.notes[-1]
@@ -363,17 +374,17 @@ def test_regions_proposed_from_the_cells_are_as_good_as_regions_given(rng: Gener
     features, vocabulary = random_features(rng), random_vocabulary(rng)
     regions = Regions.from_masks(random_masks(rng, 3), np.array([0.9, 0.5, 0.7]))
     vectors = unit(rng.normal(size=(3, 32)))
-    given = compose(features, vocabulary, regions=regions, region_vectors=vectors, recipe=Asked(threshold=0.45))
+    given = compose(features, vocabulary, regions=regions, described=Described(vectors), recipe=Asked(threshold=0.45))
     none, empty = Regions.empty(48, 80), np.zeros((0, 32), np.float32)
-    alone = compose(features, vocabulary, regions=none, region_vectors=empty, recipe=Asked(threshold=0.45))
+    alone = compose(features, vocabulary, regions=none, described=Described(empty), recipe=Asked(threshold=0.45))
     seen = []
 
-    def propose(coarse: Evidence) -> tuple[Regions, np.ndarray]:
+    def propose(coarse: Evidence) -> tuple[Regions, Described]:
         seen.append(coarse)
-        return regions, vectors
+        return regions, Described(vectors)
 
     made = compose(
-        features, vocabulary, regions=none, region_vectors=empty, recipe=Asked(threshold=0.45), propose=propose
+        features, vocabulary, regions=none, described=Described(empty), recipe=Asked(threshold=0.45), propose=propose
     )
     assert (made.labels == given.labels).all() and (given.labels != alone.labels).any()
     assert made.evidence is not None and (made.evidence.part_quality == regions.quality).all()
@@ -385,8 +396,8 @@ def test_regions_proposed_from_the_cells_are_as_good_as_regions_given(rng: Gener
         features,
         vocabulary,
         regions=none,
-        region_vectors=empty,
+        described=Described(empty),
         recipe=Asked(threshold=0.45),
-        propose=lambda _: (none, empty),
+        propose=lambda _: (none, Described(empty)),
     )
     assert (nothing.labels == alone.labels).all() and nothing.evidence is not None and nothing.evidence.parts is None

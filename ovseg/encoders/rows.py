@@ -1,0 +1,55 @@
+"""What a row of `ENCODERS` is, and what it gets to see: nothing here computes."""
+
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+from jaxtyping import Float32, UInt8
+
+from ovseg.errors import BadInput
+from ovseg.types import DenseFeatures, Regions
+
+if TYPE_CHECKING:
+    from ovseg.clip.load import Clip
+
+
+@dataclass(frozen=True, eq=False)
+class View:
+    """A picture as an encoder sees it: its pixels, its dense features, and the network that may look again.
+
+    `taps` is what the dense pass kept of the blocks that the encoder asked for; None where nothing was kept.
+    """
+
+    clip: "Clip | None"
+    image: UInt8[np.ndarray, "height width 3"]
+    features: DenseFeatures
+    taps: Any = None
+
+    def __post_init__(self) -> None:
+        if (self.features.height, self.features.width) != self.image.shape[:2]:
+            raise BadInput(
+                f"picture and features must be of one size: {self.image.shape[0]}x{self.image.shape[1]} and "
+                f"{self.features.height}x{self.features.width} (rows x cols). Swapped axes?"
+            )
+
+
+Run = Callable[[View, Regions, Mapping[str, Any]], Float32[np.ndarray, "n dim"]]
+Blocks = Callable[[Any], tuple[int, ...]]  # of a walk: the blocks whose input an encoder wants kept
+
+
+@dataclass(frozen=True)
+class Encoder:
+    """One way to give regions vectors: what it computes, the options it knows with their defaults, what it needs.
+
+    `run` gets the view, the regions without empty ones and every option, and may return rows of any length.
+    """
+
+    run: Run
+    options: Mapping[str, Any] = field(default_factory=dict)
+    needs_clip: bool = False
+    blocks: Blocks | None = None
+    source: str = ""
+
+
+__all__ = ["Blocks", "Encoder", "Run", "View"]
