@@ -32,7 +32,7 @@ def divergence(several: Sequence[Float32[np.ndarray, "answers ..."]]) -> Float32
     limit = furthest(len(several), len(several[0]))
     total = np.zeros(several[0].shape[1:])
     if limit:
-        mean = (sum(one.astype(np.float64) for one in several) / len(several)).astype(np.float32)  # exact if all equal
+        mean = np.stack(several).mean(axis=0, dtype=np.float64).astype(np.float32)  # exact where all are equal
         mean = np.maximum(mean, TINY)
         for one in several:
             total += (one * np.log(np.maximum(one, TINY) / mean)).sum(axis=0, dtype=np.float64)
