@@ -17,6 +17,7 @@ from ovseg.clip import dense, pictures
 from ovseg.clip.guides import Guide, load_guide
 from ovseg.clip.load import Clip
 from ovseg.clip.methods import PICTURES, canonical, needs
+from ovseg.clip.taps import Taps
 from ovseg.encoders import Described, View
 from ovseg.errors import BadInput
 from ovseg.evidence import Evidence
@@ -42,7 +43,7 @@ class Encoding:
     described: Described
     image_side: str
     embedding: Any = None  # what the SAM made of the picture, for proposers and clicks
-    taps: Any = None  # what the dense pass kept of the blocks that the encoder reads
+    taps: Taps | None = None  # what the dense pass kept of the blocks that the encoder reads
 
     @property
     def region_vectors(self) -> Float32[np.ndarray, "n dim"]:
@@ -74,19 +75,21 @@ class ImageSide:
                     f"a picture must be at least {dense.SHORTEST_SIDE} px on each side: got {height}x{width}; "
                     "enlarge it first if it is meant"
                 )
+        blocks = encoders.blocks(self.recipe.encoder, self.clip, self.recipe.encoder_options)
         if canonical(self.recipe.method) in PICTURES:
             return [self._by_whole_picture(*one, told) for one in zip(read, sources, strict=True)]
-        features = dense.encode(
+        encoded = dense.encode_tapped(
             self.clip,
             read,
             self.recipe.reading,
+            blocks,
             guide=self.guide,
             cache=self.cache / "graphs" if self.cache else None,
             progress=lambda done, of: told("encode", done, of),
         )
         return [
-            self._with_regions(picture, source, one, self._embedded(picture), told)
-            for picture, source, one in zip(read, sources, features, strict=True)
+            self._with_regions(picture, source, features, self._embedded(picture), told, taps=taps if blocks else None)
+            for picture, source, (features, taps) in zip(read, sources, encoded, strict=True)
         ]
 
     def propose(
@@ -102,7 +105,9 @@ class ImageSide:
         seen = {"model": self.masks, "embedding": embedding, "coarse": coarse, "source": source}
         return proposals.propose(row.proposer, picture, features, **seen, **row.proposer_options)
 
-    def describe(self, picture: Picture, features: DenseFeatures, regions: Regions, taps: Any = None) -> Described:
+    def describe(
+        self, picture: Picture, features: DenseFeatures, regions: Regions, taps: Taps | None = None
+    ) -> Described:
         """What the recipe's encoder says about regions of a picture."""
         view = View(self.clip, picture, features, taps)
         return encoders.describe(self.recipe.encoder, view, regions, **self.recipe.encoder_options)
@@ -148,13 +153,14 @@ class ImageSide:
         embedding: Any,
         told: Progress,
         regions: Regions | None = None,
+        taps: Taps | None = None,
     ) -> Encoding:
         told("propose", 0, 1)
         regions = self.propose(picture, source, features, embedding) if regions is None else regions
-        described = self.describe(picture, features, regions)
+        described = self.describe(picture, features, regions, taps)
         told("propose", 1, 1)
         features = self._with_extras(picture, features)
-        return Encoding(picture, features, regions, described, self.recipe.image_side, embedding)
+        return Encoding(picture, features, regions, described, self.recipe.image_side, embedding, taps)
 
     def _with_extras(self, picture: Picture, features: DenseFeatures) -> DenseFeatures:
         """What the stages may look at besides: the method's own extras, and a guide that the method does not take."""

@@ -27,6 +27,7 @@ from ovseg.clip.guides import own as itself
 from ovseg.clip.load import Clip
 from ovseg.clip.methods import last_block
 from ovseg.clip.sight import Sight
+from ovseg.clip.taps import Taps, of_layout
 from ovseg.clip.tower import Compute
 from ovseg.clip.walk import Prefix, Vit, Walk
 from ovseg.clip.windows import PROTOCOLS, SHORTEST_SIDE, Layout, Reading, by_scale, join, lay_out, merged, normalised
@@ -58,6 +59,21 @@ def encode(
     return [features for (features,) in several]
 
 
+def encode_tapped(
+    clip: Clip,
+    pictures: Sequence[UInt8[np.ndarray, "_ _ 3"]],
+    reading: Reading,
+    blocks: Sequence[int],
+    *,
+    guide: Guide | None = None,
+    cache: Path | None = None,
+    progress: Progress | None = None,
+) -> list[tuple[DenseFeatures, Taps]]:
+    """What `encode` gives, and with it what entered those blocks in every window (and scale) of the same pass."""
+    several, taps = _encode(clip, pictures, [reading], blocks, guide, cache, progress)
+    return [(features, kept) for (features,), kept in zip(several, taps, strict=True)]
+
+
 def encode_methods(
     clip: Clip,
     pictures: Sequence[UInt8[np.ndarray, "_ _ 3"]],
@@ -73,25 +89,42 @@ def encode_methods(
     its reading alone. Methods with a guide take one pass and those without another; so does, under the paper protocol,
     each way of resampling positions.
     """
+    return _encode(clip, pictures, readings, (), guide, cache, progress)[0]
+
+
+def _encode(
+    clip: Clip,
+    pictures: Sequence[UInt8[np.ndarray, "_ _ 3"]],
+    readings: Sequence[Reading],
+    blocks: Sequence[int],
+    guide: Guide | None,
+    cache: Path | None,
+    progress: Progress | None,
+) -> tuple[list[list[DenseFeatures]], list[Taps]]:
+    """Of every picture the features of each reading, and what entered `blocks` in the first pass."""
     walks = [tower.check(clip.visual, reading.method) for reading in readings]
     _alike(readings)
     guides = [_needed(reading.method, guide) for reading in readings]
     first = readings[0]
     runtime.check(first.runtime, first.precision, clip.device)
     if len(first.scales) > 1 or first.scales[0] != 1:
-        return _at_scales(clip, pictures, readings, guide, cache, progress)
+        return _at_scales(clip, pictures, readings, blocks, guide, cache, progress)
     passes: dict[Any, list[int]] = {}
     for number, reading in enumerate(readings):
         passes.setdefault((_positions(reading), guides[number] is not None), []).append(number)
     layouts = [lay_out(clip, walks[0], picture, first) for picture in pictures]
     tokens: list[list[list[Tensor]]] = [[[] for _ in readings] for _ in pictures]
     wholes: list[list[list[Tensor]]] = [[[] for _ in readings] for _ in pictures]
+    kept: list[list[dict[int, Tensor]]] = [[] for _ in pictures]
     total, done = len(passes) * sum(len(layout.tops) for layout in layouts), 0
-    for numbers in passes.values():
+    for place, numbers in enumerate(passes.values()):
         given = guides[numbers[0]]
         for owners, batch in _batches(layouts, walks[0].patch, given):
             with runtime.kernels(clip.device):
-                cells, own = _read(clip, walks[0], batch, [readings[number] for number in numbers], given, cache)
+                alike = [readings[number] for number in numbers]
+                cells, own, tapped = _read(clip, walks[0], batch, alike, () if place else blocks, given, cache)
+            for owner, window in zip(owners, () if place else tapped, strict=not place):
+                kept[owner].append(window)
             for number, of_method in zip(numbers, cells, strict=True):
                 for owner, cell, one in zip(owners, of_method, own, strict=True):
                     tokens[owner][number].append(cell)
@@ -99,13 +132,16 @@ def encode_methods(
             done += len(batch)
             if progress:
                 progress(done, total)
-    return [
+    features = [
         [
             join(picture.shape[:2], layout, torch.stack(cells), torch.stack(own), reading)
             for reading, cells, own in zip(readings, of_picture, its_own, strict=True)
         ]
         for picture, layout, of_picture, its_own in zip(pictures, layouts, tokens, wholes, strict=True)
     ]
+    patch = walks[0].patch
+    grids = [(layout.crop[0] // patch[0], layout.crop[1] // patch[1]) for layout in layouts]
+    return features, [of_layout(*one) for one in zip(layouts, grids, kept, strict=True)]
 
 
 @torch.inference_mode()
@@ -155,16 +191,21 @@ def _at_scales(
     clip: Clip,
     pictures: Sequence[UInt8[np.ndarray, "_ _ 3"]],
     readings: Sequence[Reading],
+    blocks: Sequence[int],
     guide: Guide | None,
     cache: Path | None,
     progress: Progress | None,
-) -> list[list[DenseFeatures]]:
+) -> tuple[list[list[DenseFeatures]], list[Taps]]:
     """Each scale on its own, then unit features averaged on the grid of the largest."""
     several = [
-        encode_methods(clip, pictures, alike, guide=guide, cache=cache, progress=progress)
+        _encode(clip, pictures, alike, blocks, guide, cache, progress)
         for alike in zip(*(by_scale(reading) for reading in readings), strict=True)
     ]
-    return [[merged(found) for found in zip(*scales, strict=True)] for scales in zip(*several, strict=True)]
+    features, taps = zip(*several, strict=True)
+    return (
+        [[merged(found) for found in zip(*scales, strict=True)] for scales in zip(*features, strict=True)],
+        [Taps(tuple(window for at in scales for window in at.windows)) for scales in zip(*taps, strict=True)],
+    )
 
 
 def _needed(method: str, guide: Guide | None) -> Guide | None:
@@ -203,11 +244,12 @@ def _read(
     walk: Walk,
     batch: Float32[Tensor, "b 3 h w"],
     readings: Sequence[Reading],
+    blocks: Sequence[int],
     guide: Guide | None,
     cache: Path | None,
-) -> tuple[list[Tensor], Tensor]:
+) -> tuple[list[Tensor], Tensor, list[dict[int, Tensor]]]:
     """Of each reading the cells' vectors (b, dim, rows, cols), and unit ones of the windows themselves (b, dim), on
-    the CPU; from one pass through the blocks.
+    the CPU; and what entered `blocks` in each window, where the network is; from one pass through the blocks.
 
     Cells are unit vectors, plus the method's share of the changed block's unit image token where it has one: the
     product with a text is then what the method's authors take.
@@ -217,7 +259,7 @@ def _read(
     rows = [last_block(reading.method) for reading in readings]
     grid = tower.grid_of(walk, pixels)
     compute = _computing(clip, readings[0], cache)
-    wanted, given = {tap for row in rows for tap in taps_of(row, walk.depth, as_released)}, {}
+    wanted, given = {*blocks, *(tap for row in rows for tap in taps_of(row, walk.depth, as_released))}, {}
     by_itself = guide is not None and guide.network is clip and guide.row.positions == positions
     if by_itself:
         wanted.add(itself.tap(walk))
@@ -234,7 +276,8 @@ def _read(
         if row.cls_logits and seen.own is not None:
             cells = cells + row.cls_logits * F.normalize(seen.own.float(), dim=-1)[:, None, None]
         out.append(cells.permute(0, 3, 1, 2).cpu())
-    return out, F.normalize(whole.float(), dim=-1).cpu()
+    kept = [{number: taps[number][i].clone() for number in blocks} for i in range(len(batch))]
+    return out, F.normalize(whole.float(), dim=-1).cpu(), kept
 
 
 def _computing(clip: Clip, reading: Reading, cache: Path | None) -> Compute:
@@ -266,5 +309,6 @@ __all__ = [
     "encode",
     "encode_images",
     "encode_methods",
+    "encode_tapped",
     "guide_map",
 ]

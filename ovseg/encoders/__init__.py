@@ -19,7 +19,7 @@ from ovseg.encoders.crops import crop
 from ovseg.encoders.described import Described, region_rows, unit
 from ovseg.encoders.pool import pool
 from ovseg.encoders.rows import Encoder, View
-from ovseg.errors import BadInput, BadUsage, UnknownName
+from ovseg.errors import BadInput, BadUsage, UnknownName, UnsupportedTower
 from ovseg.types import DenseFeatures, Regions
 
 if TYPE_CHECKING:
@@ -52,6 +52,8 @@ def describe(name: str, view: View, regions: Regions, **options: Any) -> Describ
         )
     if row.needs_clip and view.clip is None:
         raise BadUsage(f"encoder {name} looks at the picture again: it needs the CLIP network, and none was given")
+    if view.clip is not None:
+        _check(name, view.clip)
     filled = np.flatnonzero(regions.area > 0)
     vectors = np.zeros((len(regions), len(view.features.whole)), np.float32)
     if len(filled):
@@ -77,6 +79,18 @@ def encode(
     return describe(name, View(clip, image, features), regions, **options).vectors
 
 
+def blocks(name: str, clip: "Clip", options: Mapping[str, Any]) -> tuple[int, ...]:
+    """The blocks whose input the dense pass has to keep for an encoder; none for most.
+
+    Raises `UnsupportedTower` where the encoder cannot read this network.
+    """
+    from ovseg.clip.families import find
+
+    row = encoder(name)
+    _check(name, clip)
+    return () if row.blocks is None else row.blocks(find(clip.visual), {**row.options, **options})
+
+
 def encoder(name: str) -> Encoder:
     """The row of an encoder, whatever its case and with `_` read as `-`."""
     key = name.lower().replace("_", "-")
@@ -85,4 +99,18 @@ def encoder(name: str) -> Encoder:
     return ENCODERS[key]
 
 
-__all__ = ["Described", "ENCODERS", "Encoder", "View", "describe", "encode", "encoder", "region_rows"]
+def _check(name: str, clip: "Clip") -> None:
+    """An error where the encoder of that name cannot read this network."""
+    from ovseg.clip.families import find
+
+    refuses = encoder(name).refuses
+    if refuses is None:
+        return
+    walk = find(clip.visual)
+    why = refuses(walk)
+    if why:
+        able = ", ".join(other for other, row in ENCODERS.items() if row.refuses is None or not row.refuses(walk))
+        raise UnsupportedTower(f"encoder {name} cannot read this {walk.family}: {why}. Encoders that can: {able}.")
+
+
+__all__ = ["Described", "ENCODERS", "Encoder", "View", "blocks", "describe", "encode", "encoder", "region_rows"]

@@ -35,21 +35,27 @@ class View:
 
 
 Run = Callable[[View, Regions, Mapping[str, Any]], Float32[np.ndarray, "n dim"]]
-Blocks = Callable[[Any], tuple[int, ...]]  # of a walk: the blocks whose input an encoder wants kept
+Blocks = Callable[[Any, Mapping[str, Any]], tuple[int, ...]]  # of a walk and every option: blocks whose input is wanted
+Refuses = Callable[[Any], str]  # of a walk: empty where the encoder can read this tower, else what the tower lacks
 
 
 @dataclass(frozen=True)
 class Encoder:
     """One way to give regions vectors: what it computes, the options it knows with their defaults, what it needs.
 
-    `run` gets the view, the regions without empty ones and every option, and may return rows of any length.
+    `run` gets the view, the regions without empty ones and every option, and may return rows of any length. The dense
+    pass keeps what enters the `blocks` as the view's taps. `what` says in a line what a vector is, `cost` how many
+    passes of the network n regions take beyond the dense one.
     """
 
     run: Run
     options: Mapping[str, Any] = field(default_factory=dict)
     needs_clip: bool = False
     blocks: Blocks | None = None
+    refuses: Refuses | None = None
+    what: str = ""
+    cost: str = "none"
     source: str = ""
 
 
-__all__ = ["Blocks", "Encoder", "Run", "View"]
+__all__ = ["Blocks", "Encoder", "Refuses", "Run", "View"]
