@@ -33,12 +33,29 @@ class RecipeLike(Protocol):
         """Names and numbers only, ready for JSON."""
 
 
+@runtime_checkable
+class Head(Protocol):
+    """What examples add to names (`ovseg.teaching`), on top of the scaled cosines of their rows."""
+
+    @property
+    def dense(self) -> bool:
+        """Whether cells are vectors of the kind that it was taught on, or regions alone are."""
+
+    @property
+    def digest(self) -> str:
+        """Twelve hex digits that change when the head does."""
+
+    def logits(self, vectors: Float32[np.ndarray, "n dim"]) -> Float32[np.ndarray, "n names"]:
+        """For each vector what is added to each name; 0 for the zero vector and for a name without examples."""
+
+
 @dataclass(frozen=True, eq=False)
 class Vocabulary:
     """Prompt rows of K names: `owner[p]` is the name that row p speaks for, -1 for a negative (owned by no name).
 
     A name with synonyms owns several rows and scores as its best one; a negative wins pixels and leaves them
-    unlabelled. `thresholds` holds the names that have their own.
+    unlabelled. `thresholds` holds the names that have their own. A `head` adds to all rows of a name what examples of
+    it say.
     """
 
     names: tuple[str, ...]
@@ -47,6 +64,7 @@ class Vocabulary:
     phrases: tuple[str, ...] = ()
     thresholds: Mapping[str, float] = field(default_factory=dict)
     notes: tuple[str, ...] = ()
+    head: Head | None = None
 
     def __post_init__(self) -> None:
         if len(self.vectors) != len(self.owner):
@@ -68,6 +86,16 @@ class Vocabulary:
     def matrix(self) -> Float32[np.ndarray, "dim rows"]:
         """The rows as columns: `features @ vocabulary.matrix` are cosines."""
         return self.vectors.T
+
+    def scores(
+        self, vectors: Float32[np.ndarray, "n dim"], scale: float, *, cells: bool = False
+    ) -> Float32[np.ndarray, "n rows"]:
+        """Scaled cosine of every unit vector with every row, and what the head adds (to `cells` if it knows them)."""
+        found = np.asarray(scale * (vectors @ self.matrix), np.float32)
+        if self.head is not None and (self.head.dense or not cells):
+            mine = self.owner >= 0
+            found[:, mine] += self.head.logits(vectors)[:, self.owner[mine]]
+        return found
 
     @property
     def colours(self) -> UInt8[np.ndarray, "names 3"]:
@@ -408,6 +436,7 @@ __all__ = [
     "AnomalyMap",
     "DenseFeatures",
     "Evidence",
+    "Head",
     "RecipeLike",
     "Regions",
     "Segmentation",

@@ -38,8 +38,9 @@ class Described:
 def region_rows(
     vectors: Float32[np.ndarray, "n dim"], vocabulary: Vocabulary, scale: float
 ) -> Float32[np.ndarray, "n rows"]:
-    """Scaled cosine of every region with every prompt row; all 0 for the zero vector of an empty region."""
-    return np.asarray(scale * (vectors @ vocabulary.matrix), np.float32)
+    """Scaled cosine of every region with every prompt row, and what the vocabulary's head adds; all 0 for the zero
+    vector of an empty region."""
+    return vocabulary.scores(vectors, scale)
 
 
 def unit(vectors: Float32[np.ndarray, "n dim"]) -> Float32[np.ndarray, "n dim"]:

@@ -72,6 +72,7 @@ def question(recipe: RecipeLike, vocabulary: Vocabulary, weights: str = "") -> d
         "negatives": [text for who, text in rows if who < 0],
         "thresholds": dict(vocabulary.thresholds),
         "weights": weights,
+        **({} if vocabulary.head is None else {"taught": vocabulary.head.digest}),
     }
 
 

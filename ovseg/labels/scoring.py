@@ -9,10 +9,20 @@ from ovseg.types import DenseFeatures, Vocabulary, Windows
 
 
 def cell_rows(features: DenseFeatures, vocabulary: Vocabulary, scale: float) -> Float32[np.ndarray, "rows r c"]:
-    """Scaled cosine of every prompt row in every cell; on every pixel of the canvas where windows were kept apart."""
+    """Scaled cosine of every prompt row in every cell; on every pixel of the canvas where windows were kept apart.
+
+    What the vocabulary's head adds is in it, if the head knows cells.
+    """
     check_dim(features, vocabulary)
+    taught = vocabulary.head is not None and vocabulary.head.dense
     if features.windows is not None:
+        if taught:
+            return canvas.join(features.windows, _taught(features.windows, vocabulary, scale))
         return scale * stitch(features.windows, vocabulary)
+    if taught:
+        cells = np.ascontiguousarray(features.vectors.reshape(len(features.vectors), -1).T)
+        rows = vocabulary.scores(cells, scale, cells=True)
+        return np.ascontiguousarray(rows.T).reshape(-1, *features.grid)
     cosines = vocabulary.vectors @ features.vectors.reshape(len(features.vectors), -1)
     return np.asarray(scale * cosines, np.float32).reshape(-1, *features.grid)
 
@@ -23,6 +33,14 @@ def stitch(windows: Windows, vocabulary: Vocabulary) -> Float32[np.ndarray, "row
     Each window's cosines go bilinear to its own pixels and are averaged where windows overlap (`stages.canvas.join`).
     """
     return canvas.join(windows, canvas.cosines(windows, vocabulary))
+
+
+def _taught(windows: Windows, vocabulary: Vocabulary, scale: float) -> Float32[np.ndarray, "n rows r c"]:
+    """Scores of every cell of every window, with what the head adds to cells."""
+    n, dim, rows, cols = windows.vectors.shape
+    cells = np.ascontiguousarray(windows.vectors.reshape(n, dim, -1).transpose(0, 2, 1)).reshape(-1, dim)
+    found = vocabulary.scores(cells, scale, cells=True).reshape(n, rows * cols, -1)
+    return np.ascontiguousarray(found.transpose(0, 2, 1)).reshape(n, -1, rows, cols)
 
 
 def check_dim(features: DenseFeatures, vocabulary: Vocabulary) -> None:
