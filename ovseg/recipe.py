@@ -18,6 +18,7 @@ from ovseg.clip.guides import GUIDES
 from ovseg.clip.methods import canonical, needs
 from ovseg.errors import BadUsage, UnknownName
 from ovseg.evidence import REFINERS
+from ovseg.stuff import stuff_words
 
 PROBABILITIES = ("names", "rows")
 UNCOVERED = ("dense", "none")
@@ -30,6 +31,7 @@ class Recipe:
     Sizes are pixels; `crop`, `stride` and `scales` as in `clip.dense.Reading`. `scale` multiplies cosines before the
     softmax. `method_options` are those of a method of whole pictures (`clip.methods.pictures`). `threshold` is the
     least posterior of a label, in [0, 1]. `min_area` is the share of the picture below which a region is dropped.
+    `stuff` is a row of `stuff.STUFF` or a list of words: names that are not counted one by one.
     `stages` change the cells' scores in their order: names of `stages.STAGES`, or {name: options}. `refine`, `area` and
     `closing` are as in `evidence.Evidence`. `model` is a name that `clip.load` opens, `sam` a row of the weights'
     manifest, or empty. `guide` is a name that `clip.guides` opens: the other network that a guided method takes its
@@ -59,6 +61,7 @@ class Recipe:
     encoder: str = "pool"
     encoder_options: Mapping[str, Any] = field(default_factory=dict)
     overlap: str = "score"
+    stuff: str | Sequence[str] = "coco"
     uncovered: str = "dense"
     min_area: float = 0.0
     stages: Sequence[Any] = ()
@@ -70,6 +73,9 @@ class Recipe:
 
     def __post_init__(self) -> None:
         object.__setattr__(self, "scales", tuple(float(scale) for scale in self.scales))  # JSON gives a list
+        if not isinstance(self.stuff, str):
+            object.__setattr__(self, "stuff", stuff_words(self.stuff))
+        stuff_words(self.stuff)
         canonical(self.method)
         _ = self.reading  # made once, to check the protocol and the sizes
         self._check_needs()
@@ -193,6 +199,7 @@ class Recipe:
         """Names and numbers only, ready for JSON."""
         return {entry.name: getattr(self, entry.name) for entry in fields(self)} | {
             "scales": list(self.scales),
+            "stuff": self.stuff if isinstance(self.stuff, str) else list(self.stuff),
             "stages": deepcopy(list(self.stages)),
             "method_options": dict(self.method_options),
             "proposer_options": dict(self.proposer_options),

@@ -13,12 +13,14 @@ from dataclasses import dataclass, field, replace
 from typing import Any, Protocol, runtime_checkable
 
 import numpy as np
-from jaxtyping import Bool, Float, Float32, Int, Int16, Shaped, UInt8
+from jaxtyping import Bool, Float, Float32, Int, Int16, Int32, Shaped, UInt8
 
 from ovseg.errors import BadInput, BadUsage
 from ovseg.evidence import Evidence
 from ovseg.head import answer
+from ovseg.panoptic import Instance, Segments, segments_of
 from ovseg.raster import Rle, areas, decode_rle, encode_rle, palette, rles_of, split, upsample
+from ovseg.stuff import stuff_among, stuff_words
 
 
 @runtime_checkable
@@ -81,6 +83,15 @@ class Vocabulary:
         stray = set(self.thresholds) - set(self.names)
         if stray:
             raise BadInput(f"thresholds are for names that are asked: {sorted(stray)} are not among {list(self.names)}")
+
+    @property
+    def spoken(self) -> list[tuple[str, ...]]:
+        """The phrases of each name; none where the vocabulary was made without them."""
+        found: list[list[str]] = [[] for _ in self.names]
+        for owner, phrase in zip(self.owner.tolist(), self.phrases, strict=False):
+            if owner >= 0:
+                found[owner].append(phrase)
+        return [tuple(phrases) for phrases in found]
 
     @property
     def matrix(self) -> Float32[np.ndarray, "dim rows"]:
@@ -247,6 +258,9 @@ class Segmentation:
     negatives) of the label, or of the best name where the pixel stayed unlabelled. `region_scores[n, k]` is the mean
     posterior of name k over region n, so a region's own score is never below the threshold that it passed (where
     neighbours have no say: a vote or a closing may give pixels a label that alone they would not have).
+
+    `stuff` holds the names that are not counted (sky, grass). None: those that are such a word of the recipe's list,
+    since a file keeps no phrases. `semantic`, `instances` and `panoptic` are views of the one map of `owners`.
     """
 
     names: tuple[str, ...]
@@ -258,8 +272,12 @@ class Segmentation:
     recipe: RecipeLike
     evidence: Evidence | None = None
     notes: tuple[str, ...] = ()
+    stuff: tuple[str, ...] | None = None
 
     def __post_init__(self) -> None:
+        stray = set(self.stuff or ()) - set(self.names)
+        if stray:
+            raise BadInput(f"stuff must be among the names: {sorted(stray)} are not among {list(self.names)}")
         if self.labels.shape != self.confidence.shape or self.labels.shape != (self.regions.height, self.regions.width):
             raise BadInput("labels, confidence and regions must be of one picture")
         if not len(self.regions) == len(self.region_labels) == len(self.region_scores):
@@ -303,7 +321,33 @@ class Segmentation:
                 thresholds[self.names.index(name)] = value
         else:
             thresholds[:] = threshold
-        return Segmentation.decide(self.names, replace(self.evidence, thresholds=thresholds), self.recipe, self.notes)
+        evidence = replace(self.evidence, thresholds=thresholds)
+        return replace(Segmentation.decide(self.names, evidence, self.recipe, self.notes), stuff=self.stuff)
+
+    def semantic(self) -> Int16[np.ndarray, "height width"]:
+        """The name of each pixel as an index into `names`, -1 for none: `labels`, read off the owners."""
+        labels: Int16[np.ndarray, " n+1"] = np.append(self.region_labels, -1).astype(np.int16)
+        return np.asarray(labels[self.owners], np.int16)
+
+    def instances(self) -> list[Instance]:
+        """The things one by one, by score, then area, both falling; stuff has no instances."""
+        return self._segments.instances(self.names)
+
+    def panoptic(self) -> tuple[Int32[np.ndarray, "height width"], list[dict[str, Any]]]:
+        """A segment's number for each pixel (0: void; from 1 by first pixel in reading order), and a record of each.
+
+        A record has `id`, `name`, `isthing`, `score`, `area`, `bbox` (left, top, width, height) and `regions`, the
+        indices of the regions that it is made of. Each thing is a segment, all stuff of one name is one.
+        """
+        segments = self._segments
+        return segments.ids, segments.records(self.names)
+
+    @property
+    def _segments(self) -> Segments:
+        words = stuff_words(self.recipe.to_dict().get("stuff", "coco"))
+        stuff = set(stuff_among(self.names, words) if self.stuff is None else self.stuff)
+        uncounted: Bool[np.ndarray, " names"] = np.array([name in stuff for name in self.names], bool)
+        return segments_of(self.owners, self.region_labels, self.own_scores, uncounted)
 
     @property
     def shares(self) -> dict[str, float]:

@@ -239,6 +239,63 @@ def test_where_a_proposal_owns_a_pixel_its_scores_decide() -> None:
     np.testing.assert_allclose(slow_posterior([9, 0, 0, 0, 0], "names")[:3], found.region_scores[0], rtol=1e-5)
 
 
+def check_views(found: Segmentation) -> None:
+    """What must hold of the views of any result."""
+    ids, records = found.panoptic()
+    assert (found.labels == found.semantic()).all()
+    by_id = {record["id"]: record for record in records}
+    for record in records:
+        here = ids == record["id"]
+        assert {record["name"]} == {found.names[label] for label in np.unique(found.labels[here])}
+        assert np.isin(found.owners[here], record["regions"]).all() and here.sum() == record["area"]
+        assert record["isthing"] or (here == found.masks[record["name"]]).all()
+    assert ((ids == 0) == (found.labels < 0)).all()
+    assert sum(record["area"] for record in records) + (ids == 0).sum() == ids.size
+    for one in found.instances():
+        assert ((ids == one.id) == one.mask).all() and by_id[one.id]["name"] == one.name
+        assert by_id[one.id]["score"] == pytest.approx(one.score, abs=1e-6)
+    things = sorted(region for record in records if record["isthing"] for region in record["regions"])
+    assert things == sorted(region for one in found.instances() for region in one.regions)
+
+
+@pytest.mark.parametrize("stuff", [(), ("cat",), ("cat", "dog", "fox")])
+def test_semantic_instance_and_panoptic_views_never_disagree(stuff: tuple[str, ...]) -> None:
+    for given in (
+        evidence(),
+        with_parts(),
+        with_parts(uncovered="none"),
+        evidence(min_area=100),
+        with_parts(closing=5),
+    ):
+        found = dataclasses.replace(decide(given), stuff=stuff)
+        check_views(found)
+        stricter = found.with_threshold(0.7)
+        assert stricter.stuff == stuff
+        assert given.uncovered == "none" or (stricter.labels != found.labels).any()
+        check_views(stricter)
+        stored = dataclasses.replace(found, evidence=None)
+        assert stored.panoptic()[1] == found.panoptic()[1] and (stored.panoptic()[0] == found.panoptic()[0]).all()
+    check_views(decide(evidence(thresholds=np.ones(3, np.float32))))
+
+
+def test_without_more_words_are_stuff_as_the_recipe_lists_them() -> None:
+    plan = ["aabb.a", "aabb.a"]
+    for names, things in ((["sky", "cat"], 1), (["lawn", "dog"], 1), (["cow", "dog"], 3)):
+        records = segmentation(plan, names, 8).panoptic()[1]
+        assert things == sum(record["isthing"] for record in records)
+
+    class Listed(NoRecipe):
+        def to_dict(self) -> dict[str, Any]:
+            return {"stuff": ["cat"]}
+
+    listed = dataclasses.replace(segmentation(plan, ["sky", "cat"], 8), recipe=Listed())
+    assert [("sky", True), ("cat", False), ("sky", True)] == [
+        (record["name"], record["isthing"]) for record in listed.panoptic()[1]
+    ]
+    with pytest.raises(BadInput, match="stuff must be among the names"):
+        dataclasses.replace(listed, stuff=("dog",))
+
+
 def test_uncovered_pixels_may_stay_unlabelled() -> None:
     given = with_parts(uncovered="none", thresholds=np.zeros(3, np.float32))
     found = decide(given)

@@ -14,6 +14,7 @@ from ovseg.errors import BadInput
 from ovseg.labels.ownership import own
 from ovseg.labels.scoring import cell_rows
 from ovseg.raster import posterior
+from ovseg.stuff import stuff_among, stuff_words
 from ovseg.types import DenseFeatures, Evidence, RecipeLike, Regions, Segmentation, Vocabulary
 
 
@@ -31,6 +32,8 @@ class Choices(RecipeLike, Protocol):
     def threshold(self) -> float: ...
     @property
     def overlap(self) -> str: ...
+    @property
+    def stuff(self) -> str | Sequence[str]: ...
     @property
     def uncovered(self) -> str: ...
     @property
@@ -107,7 +110,8 @@ def compose(
         parts, of_parts, quality = _claims(*propose(evidence), vocabulary, recipe)
         evidence = replace(evidence, parts=parts, part_rows=of_parts, part_quality=quality)
     told = (*vocabulary.notes, *notes)
-    found = Segmentation.decide(vocabulary.names, evidence, recipe, told)
+    stuff = stuff_among(vocabulary.names, stuff_words(recipe.stuff), vocabulary.spoken)
+    found = replace(Segmentation.decide(vocabulary.names, evidence, recipe, told), stuff=stuff)
     if len(found.regions) or not len(vocabulary):
         return found
     best = float(found.confidence.max())

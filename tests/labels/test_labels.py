@@ -25,6 +25,7 @@ class Asked:
     probability: str = "names"
     threshold: float = 0.0
     overlap: str = "score"
+    stuff: str | tuple[str, ...] = "coco"
     uncovered: str = "dense"
     min_area: float = 0.0
     stages: tuple[Any, ...] = ()
