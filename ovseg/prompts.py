@@ -47,6 +47,29 @@ NEGATIVES: Mapping[str, tuple[str, ...]] = MappingProxyType(
     }
 )  # fmt: skip
 
+# Everyday things that nobody asks for: what a name must beat to be called present (`presence`). The bundled model was
+# taught all of them.
+NOUNS: tuple[str, ...] = tuple(
+    """
+    airplane ambulance anchor ant apple arrow avocado axe backpack balloon banana bandage barrel baseball basket
+    basketball bat bathtub battery bear beaver bed bee bell bicycle binoculars bird bone book boot bottle bouquet
+    bread briefcase broccoli broom bucket bus butterfly cactus cake calculator calendar camel camera candle canoe car
+    carrot castle cat caterpillar chain chair cheese cherry chicken church clock cloud coat coin computer cookie corn
+    cow crab crocodile crow crown cup cupcake deer dog dolphin donkey door doughnut dress drum duck eagle ear egg
+    elephant envelope eye factory feather fire fish flag flamingo flashlight flower fly foot fox frog garlic gear gift
+    giraffe glass glasses globe gloves goat goose grapes guitar hamburger hammer hamster hand handbag harp hat
+    headphones helicopter horse hospital house jar jeans kangaroo key keyboard kite knife ladder ladybug lamp lantern
+    laptop leaf lemon lighthouse lion lipstick lizard lobster log magnet man map melon microphone mirror monkey moon
+    mosquito motorcycle mountain mouse mushroom necklace needle newspaper nose octopus onion orange owl paintbrush
+    panda parrot peach pear pen pencil penguin person phone piano pig pineapple pizza plate potato printer pumpkin
+    rabbit radio rainbow rat ring robot rocket rooster rose ruler sailboat sandal sandwich saw scarf scissors
+    screwdriver shark sheep shell shield ship shirt shoe shovel skateboard skull snail snake snowman socks sofa spider
+    spoon squid star statue strawberry suitcase sun sunflower sunglasses swan sword teapot telephone television tent
+    tie tiger toilet tomato tooth toothbrush tractor train tree truck trumpet turtle umbrella van vase violin watch
+    watermelon whale wheel wheelchair window wolf woman worm zebra
+    """.split()
+)
+
 
 @dataclass(frozen=True)
 class Words:
@@ -223,6 +246,7 @@ __all__ = [
     "LONGEST_NAME",
     "MOST_NAMES",
     "NEGATIVES",
+    "NOUNS",
     "TEMPLATES",
     "Words",
     "negatives",

@@ -1,0 +1,158 @@
+"""Presence: absent names pass as often as they may, present ones are found, and nothing else has a say."""
+
+import numpy as np
+import pytest
+from jaxtyping import Float32
+
+from ovseg.errors import BadInput, BadUsage
+from ovseg.presence import LEAST, NEAR, SCALE, TOP, Crowd, Presence, presence
+from ovseg.prompts import NOUNS
+
+
+def unit(vectors: Float32[np.ndarray, "n dim"]) -> Float32[np.ndarray, "n dim"]:
+    return np.asarray(vectors / np.linalg.norm(vectors, axis=1, keepdims=True), np.float32)
+
+
+def drawn(rng: np.random.Generator, *shape: int) -> Float32[np.ndarray, "n dim"]:
+    return unit(rng.standard_normal(shape).astype(np.float32))
+
+
+def picture(
+    words: Float32[np.ndarray, "n dim"], rng: np.random.Generator, noise: float = 0.3
+) -> Float32[np.ndarray, "dim 6 10"]:
+    """6x10 cells, each showing one of the words, under noise."""
+    shown = words[rng.permutation(np.arange(60) % len(words))] + noise * drawn(rng, 60, words.shape[1])
+    return np.ascontiguousarray(unit(shown).T).reshape(-1, 6, 10)
+
+
+def ask(
+    cells: Float32[np.ndarray, "dim r c"], rows: Float32[np.ndarray, "rows dim"], crowd: Crowd, owner: list[int] | None
+) -> Presence:
+    owners = np.arange(len(rows)) if owner is None else np.array(owner, np.int64)
+    return presence(cells, rows, owners, int(owners.max(initial=-1)) + 1, crowd)
+
+
+def test_equals_the_obvious_loop() -> None:
+    rng = np.random.default_rng(0)
+    crowd, rows = Crowd(drawn(rng, 30, 16), drawn(rng, 4, 16)), drawn(rng, 5, 16)
+    rows[2] = crowd.nouns[7]  # no rival of itself, and no null
+    cells = picture(np.concatenate([rows, crowd.rows]), rng)
+    owner, flat = [0, 1, 2, 0, -1], cells.reshape(16, -1).T.astype(float)
+
+    def loop(own: Float32[np.ndarray, "p dim"]) -> float:
+        rivals = [word for word in crowd.rows if (own @ word < NEAR).all()]
+        values = []
+        for cell in flat:
+            mine = max(SCALE * (cell @ row) for row in own)
+            values.append(mine - np.log(sum(np.exp(SCALE * (cell @ word)) for word in rivals)))
+        return float(np.mean(sorted(values)[-round(TOP * 60) :]))
+
+    found = ask(cells, rows, crowd, owner)
+    odds = [loop(rows[[0, 3]]), loop(rows[[1]]), loop(rows[[2]])]
+    null = np.array([loop(noun[None]) for noun in crowd.nouns])
+    np.testing.assert_allclose(found.odds, odds, atol=2e-4)
+    np.testing.assert_allclose(found.null, null, atol=2e-4)
+    np.testing.assert_allclose(found.share[:2], [(null < one).sum() / 31 for one in odds[:2]], atol=1e-6)
+    assert found.share[2] == np.float32((np.delete(null, 7) < odds[2]).sum() / 30)
+    assert found.nouns.tolist() == [30, 30, 29]
+
+
+def test_absent_names_pass_as_often_as_alpha_says() -> None:
+    """Names and nouns drawn alike, none of them shown: over 2,000 draws the rate is that of ranks, within 3 sd."""
+    rng, alpha, passed = np.random.default_rng(1), 0.1, 0
+    for _ in range(200):
+        crowd = Crowd(drawn(rng, 63, 24), drawn(rng, 3, 24))
+        cells = np.ascontiguousarray(drawn(rng, 60, 24).T).reshape(24, 6, 10)
+        passed += int(ask(cells, drawn(rng, 10, 24), crowd, None).judge(alpha).sum())
+    rate = np.floor(alpha * 64) / 64
+    assert abs(passed / 2000 - rate) < 3 * np.sqrt(2 * rate * (1 - rate) / 2000)  # ten names share a picture's null
+
+
+def test_in_orthogonal_worlds_what_is_shown_is_present_and_nothing_else() -> None:
+    rng, world = np.random.default_rng(2), np.eye(64, dtype=np.float32)
+    crowd, rows = Crowd(world[:40], world[40:44]), world[44:54]
+    for _ in range(20):
+        shown = rng.random(10) < 0.4
+        found = ask(picture(np.concatenate([rows[shown], world[40:44]]), rng, 0.0), rows, crowd, None)
+        assert (found.judge(0.05) == shown).all()
+
+
+def test_presence_of_a_name_does_not_hang_on_other_names_nor_on_their_order() -> None:
+    rng = np.random.default_rng(3)
+    crowd, rows = Crowd(drawn(rng, 50, 16), drawn(rng, 4, 16)), drawn(rng, 7, 16)
+    cells = picture(rows[:3], rng)
+    every = ask(cells, rows, crowd, None)
+    order = rng.permutation(7)
+    turned = ask(cells, rows[order], crowd, None)
+    np.testing.assert_allclose(turned.odds, every.odds[order], atol=1e-4)
+    np.testing.assert_array_equal(turned.share, every.share[order])
+    for name in range(7):
+        alone = ask(cells, rows[[name]], crowd, None)
+        np.testing.assert_allclose(alone.odds, every.odds[[name]], atol=1e-4)
+        np.testing.assert_array_equal(alone.share, every.share[[name]])
+    twice = ask(cells, np.concatenate([rows, rows]), crowd, [*range(7), *range(7)])  # every phrase a second time
+    np.testing.assert_array_equal(twice.share, every.share)
+
+
+def test_a_noun_that_means_the_same_is_no_rival() -> None:
+    rng, world = np.random.default_rng(4), np.eye(64, dtype=np.float32)
+    crowd = Crowd(world[:40], world[40:44])
+    near = unit(world[[5]] + 0.3 * world[[50]])  # cosine 0.96 to the noun 5
+    cells = picture(world[[5, 41]], rng)
+    found = ask(cells, near, crowd, None)
+    assert found.nouns.tolist() == [39] and found.judge(0.05).all()
+    far = unit(world[[5]] + 0.7 * world[[50]])  # 0.82: another thing, and the noun explains the cells better
+    assert ask(cells, far, crowd, None).odds[0] < found.odds[0] - 5
+
+
+def test_many_names_in_pieces_are_the_same(monkeypatch: pytest.MonkeyPatch) -> None:
+    rng = np.random.default_rng(5)
+    crowd, rows = Crowd(drawn(rng, 30, 16), drawn(rng, 4, 16)), drawn(rng, 23, 16)
+    cells, owner = picture(rows, rng), [*range(10), -1, *range(10), 3, 4]
+    every = ask(cells, rows, crowd, owner)
+    monkeypatch.setattr("ovseg.presence.NAMES_TOGETHER", 3)
+    np.testing.assert_allclose(ask(cells, rows, crowd, owner).odds, every.odds, atol=1e-4)
+
+
+def test_nothing_asked_no_crowd_and_one_cell() -> None:
+    rng = np.random.default_rng(6)
+    crowd, cells = Crowd(drawn(rng, 30, 16), drawn(rng, 4, 16)), drawn(rng, 1, 16).reshape(16, 1, 1)
+    assert presence(cells, np.zeros((0, 16), np.float32), np.zeros(0, np.int64), 0, crowd).odds.shape == (0,)
+    assert np.isfinite(ask(cells, drawn(rng, 3, 16), crowd, None).odds).all()
+    nobody = Crowd(np.zeros((0, 16), np.float32), np.zeros((0, 16), np.float32))
+    alone = ask(cells, drawn(rng, 3, 16), nobody, None)
+    assert alone.judge(0.05).all() and np.isfinite(alone.odds).all()  # nothing to be held against
+    assert alone.odds.max() <= 2 * SCALE - np.log(LEAST)
+
+
+def test_alpha_and_cut_judge() -> None:
+    found = Presence(
+        np.array([2.0, -1.0, -5.0], np.float32),
+        np.array([0.97, 0.94, 0.2], np.float32),
+        np.array([256, 256, 256]),
+        np.zeros(256, np.float32),
+    )
+    assert found.judge(0.05).tolist() == [True, False, False]
+    assert found.judge(1).tolist() == [True, True, True] and found.judge(0).tolist() == [False] * 3  # 256 to beat
+    assert found.judge(0.05, cut=-1.0).tolist() == [True, True, False]
+    with pytest.raises(BadUsage, match="alpha is the share"):
+        found.judge(1.5)
+
+
+def test_rows_of_another_network_or_length_are_refused() -> None:
+    rng = np.random.default_rng(7)
+    crowd = Crowd(drawn(rng, 30, 16), drawn(rng, 4, 16))
+    with pytest.raises(BadInput, match="one network: rows have 8 and 16"):
+        presence(np.zeros((8, 6, 10), np.float32), drawn(rng, 2, 8), np.arange(2), 2, crowd)
+    with pytest.raises(BadInput, match="length 1"):
+        Crowd(2 * drawn(rng, 3, 16), drawn(rng, 1, 16))
+
+
+def test_nouns_are_256_different_words_that_the_bundled_model_was_taught() -> None:
+    import json
+
+    from ovseg import weights
+
+    taught = json.loads(weights.bundled("tiny/names.json").read_text("utf-8"))["names"]
+    known = {*taught, *(text for several in taught.values() for text in several)}
+    assert len(NOUNS) == len(set(NOUNS)) == 256 and set(NOUNS) <= known
