@@ -4,11 +4,14 @@ A checkpoint must fit its network key by key and shape by shape, or it is refuse
 is downloaded here: `ovseg weights pull` does that. Mean and deviation of pixels are those that open_clip names for the
 architecture's published weights (SigLIP and PE 0.5, MobileCLIP 0 and 1, CLIPA ImageNet's, all others OpenAI's). Towers
 that read words by a tokenizer of transformers (SigLIP, CLIPA, XLM-R, NLLB) need its files: `hub`.
+
+What a checkpoint brings for a region encoder (`PARTS`: Alpha-CLIP's fourth channel, OVSeg's mask prompts) is kept
+beside the network; checkpoints of other programs are read under their own names (`keymaps`).
 """
 
 import hashlib
 import json
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from functools import cached_property
 from pathlib import Path
@@ -18,7 +21,7 @@ import torch
 from torch import Tensor, nn
 
 from ovseg import weights
-from ovseg.clip import families, hub
+from ovseg.clip import families, hub, keymaps
 from ovseg.clip.backbones import BACKBONES
 from ovseg.errors import BadUsage, BadWeights, MissingDevice, MissingWeights, UnknownName
 from ovseg.runtime import Prepared
@@ -26,6 +29,7 @@ from ovseg.runtime import Prepared
 OPENAI_MEAN = (0.48145466, 0.4578275, 0.40821073)
 OPENAI_STD = (0.26862954, 0.26130258, 0.27577711)
 CHECKPOINT_SUFFIXES = (".safetensors", ".pt", ".pth", ".bin")
+PARTS = ("conv1_alpha.weight", "mask_embedding")  # of the vision side, which no network of open_clip's has
 
 
 @dataclass(frozen=True, eq=False)
@@ -33,7 +37,7 @@ class Clip:
     """An open CLIP network with what belongs to it: tokenizer, mean and deviation of its pixels, where it is.
 
     `learned` holds the names that a small model was taught; None where the vocabulary is open. `prepared` is what
-    runtimes made of the network.
+    runtimes made of the network. `parts` are tensors that its file brought for region encoders, by name (`PARTS`).
     """
 
     name: str
@@ -44,6 +48,7 @@ class Clip:
     device: torch.device
     learned: frozenset[str] | None = None
     prepared: Prepared = field(default_factory=Prepared, repr=False)
+    parts: Mapping[str, Tensor] = field(default_factory=dict, repr=False)
 
     @property
     def visual(self) -> Any:
@@ -70,7 +75,7 @@ class Clip:
     @cached_property
     def fingerprint(self) -> str:
         """sha256 of all parameters, in hex: what a result of this network depends on."""
-        return _digest(self.model.state_dict())
+        return _digest(self.model.state_dict() | {f"parts.{name}": part for name, part in self.parts.items()})
 
     @cached_property
     def text_fingerprint(self) -> str:
@@ -244,7 +249,7 @@ def _of_architecture(
 
     if architecture not in open_clip.list_models():
         raise UnknownName.of("architecture", architecture, open_clip.list_models())
-    state = _read(file, allow_pickle)
+    state, parts = _set_aside(_read(file, allow_pickle))
     if OPENAI_EXTRAS & set(state) and not open_clip.get_model_config(architecture).get("quick_gelu"):
         raise BadUsage(
             f"{file.name} is of OpenAI, whose weights need QuickGELU: say {architecture}-quickgelu@{file} (with plain "
@@ -255,7 +260,7 @@ def _of_architecture(
     model = open_clip.create_model(architecture, pretrained=None, load_weights=False, pretrained_text=False)
     fill(model, state, str(file))
     mean, std = moments or _moments(architecture)
-    return Clip(name, model.eval().to(device), tokenizer, mean, std, device)
+    return Clip(name, model.eval().to(device), tokenizer, mean, std, device, parts=parts)
 
 
 def _moments(architecture: str) -> tuple[tuple[float, ...], tuple[float, ...]]:
@@ -286,7 +291,8 @@ def _described(file: Path, name: str, device: torch.device, allow_pickle: bool) 
         )
     except (KeyError, TypeError, ValueError, RuntimeError) as error:  # the last: a name that timm does not know
         raise BadWeights(f"the description of {file} is not open_clip's model_cfg: {error}") from error
-    fill(model, _read(file, allow_pickle), str(file))
+    state, parts = _set_aside(_read(file, allow_pickle))
+    fill(model, state, str(file))
     pixels = config.get("preprocess", {})
     mean, std = pixels.get("mean", OPENAI_MEAN), pixels.get("std", OPENAI_STD)
     context = config["text_cfg"].get("context_length", 77)
@@ -299,7 +305,7 @@ def _described(file: Path, name: str, device: torch.device, allow_pickle: bool) 
             f"{file} needs its own bpe.txt.gz beside it: {model.vocab_size} tokens, not {tokenizer.vocab_size}"
         )
     names = frozenset(_learned(json.loads(learned.read_text("utf-8")))) if learned.is_file() else None
-    return Clip(name, model.eval().to(device), tokenizer, tuple(mean), tuple(std), device, names)
+    return Clip(name, model.eval().to(device), tokenizer, tuple(mean), tuple(std), device, names, parts=parts)
 
 
 def _description(file: Path) -> dict[str, Any] | None:
@@ -331,6 +337,13 @@ def _read(file: Path, allow_pickle: bool) -> dict[str, Tensor]:
     return weights.read_state(file, allow_pickle=allow_pickle)
 
 
+def _set_aside(state: dict[str, Tensor]) -> tuple[dict[str, Tensor], dict[str, Tensor]]:
+    """The network's own tensors, and those that belong to region encoders, by their name in `PARTS`."""
+    parts = {name: state[f"visual.{name}"] for name in PARTS if f"visual.{name}" in state}
+    own = {key: value for key, value in state.items() if key.removeprefix("visual.") not in parts}
+    return keymaps.openai_attention(own), parts
+
+
 def _some(keys: list[str]) -> str:
     shown = ", ".join(keys[:3]) or "no key"
     return shown + (f" and {len(keys) - 3} more" if len(keys) > 3 else "")
@@ -345,4 +358,4 @@ def _digest(state: dict[str, Tensor], extra: str = "") -> str:
     return digest.hexdigest()
 
 
-__all__ = ["Clip", "fill", "load", "pick_device", "wrap"]
+__all__ = ["Clip", "PARTS", "fill", "load", "pick_device", "wrap"]

@@ -2,8 +2,16 @@
 
 pool   the mean of the cells' vectors, each by the share of it that the mask covers: no further pass of the network, the
        whole picture as context (as in FC-CLIP, arXiv:2308.02487, and CorrCLIP, arXiv:2411.10086).
+convnext  the same on the map of a convolutional tower, before its head (FC-CLIP).
+bias   a token beside the image's own in the last blocks, which sees the region's patches alone (SAN, CorrCLIP).
+foveal the image's own token with more weight on the region's cells: context stays (FALIP).
 crop   the network's own image vector of the region's box: one pass a region, no context, and the background inside the
        box counts too.
+guided crops at several margins, averaged (after GC-CLIP, arXiv:2309.06581).
+masked-crop  the crop with everything outside the mask blanked (OVSeg, arXiv:2210.04150), best with its own checkpoint.
+alpha  a network with the mask as its fourth channel (Alpha-CLIP, arXiv:2312.03818); needs its checkpoint.
+circle the whole picture with a red circle round the region and a blur outside (arXiv:2304.06712): not for people, see
+       `marks`.
 
 Vectors are unit rows; an empty mask gives a zero row, which likes every name the same.
 """
@@ -15,8 +23,13 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 from jaxtyping import Float32, UInt8
 
-from ovseg.encoders.crops import crop
+from ovseg.encoders.alpha import alpha
+from ovseg.encoders.alpha import refuses as refuses_alpha
+from ovseg.encoders.crops import crop, guided
 from ovseg.encoders.described import Described, region_rows, unit
+from ovseg.encoders.inside import bias, bias_blocks, convnext, convnext_blocks, foveal, foveal_blocks, no_map, no_own
+from ovseg.encoders.marks import circle
+from ovseg.encoders.masked import masked_crop
 from ovseg.encoders.pool import pool
 from ovseg.encoders.rows import Encoder, View
 from ovseg.errors import BadInput, BadUsage, UnknownName, UnsupportedTower
@@ -27,8 +40,76 @@ if TYPE_CHECKING:
 
 ENCODERS: Mapping[str, Encoder] = MappingProxyType(
     {
-        "pool": Encoder(pool, source="FC-CLIP (arXiv:2308.02487)"),
-        "crop": Encoder(crop, {"expand": 1.0}, needs_clip=True, source="the usual baseline"),
+        "pool": Encoder(pool, what="mean of the dense map's cells in the mask", source="FC-CLIP (arXiv:2308.02487)"),
+        "convnext": Encoder(
+            convnext,
+            needs_clip=True,
+            blocks=convnext_blocks,
+            refuses=no_map,
+            what="the mean of the map's cells, then the tower's own head",
+            source="FC-CLIP (arXiv:2308.02487)",
+        ),
+        "bias": Encoder(
+            bias,
+            {"start": 9, "edge": "share"},
+            needs_clip=True,
+            blocks=bias_blocks,
+            refuses=no_own,
+            what="a copy of the image's token that sees the region's patches alone",
+            cost="a token each in the last quarter of the blocks",
+            source="SAN (arXiv:2302.12242), CorrCLIP (arXiv:2411.10086)",
+        ),
+        "foveal": Encoder(
+            foveal,
+            {"start": 8, "strength": 0.2, "sigma": 100.0, "where": "box"},
+            needs_clip=True,
+            blocks=foveal_blocks,
+            refuses=no_own,
+            what="the image's token, with more weight on the region's cells",
+            cost="n times the last third of the blocks",
+            source="FALIP (arXiv:2407.05578)",
+        ),
+        "crop": Encoder(
+            crop,
+            {"expand": 1.0, "shape": "pad"},
+            needs_clip=True,
+            what="the image vector of the box",
+            cost="n passes, batched",
+            source="the usual baseline",
+        ),
+        "guided": Encoder(
+            guided,
+            {"margins": [0.0, 0.25], "shape": "pad"},
+            needs_clip=True,
+            what="mean image vector of the box at several margins",
+            cost="n passes a margin, batched",
+            source="GC-CLIP (arXiv:2309.06581)",
+        ),
+        "masked-crop": Encoder(
+            masked_crop,
+            {"expand": 1.0, "shape": "squeeze", "checkpoint": "", "depth": None, "allow_pickle": False},
+            needs_clip=True,
+            what="the image vector of the box, blank outside the mask",
+            cost="n passes, batched",
+            source="OVSeg (arXiv:2210.04150), facebookresearch/ov-seg@27900fa",
+        ),
+        "alpha": Encoder(
+            alpha,
+            {"checkpoint": "", "look": "whole", "expand": 1.0, "allow_pickle": False},
+            needs_clip=True,
+            refuses=refuses_alpha,
+            what="the image vector of a network with the mask as fourth channel",
+            cost="n passes, batched",
+            source="Alpha-CLIP (arXiv:2312.03818), SunzeY/AlphaCLIP@e5676c9",
+        ),
+        "circle": Encoder(
+            circle,
+            {"blur": 100.0, "ring": True, "sharp": "ellipse", "compat": False},
+            needs_clip=True,
+            what="the image vector of the picture with a red circle round the region",
+            cost="n passes, batched",
+            source="red circle (arXiv:2304.06712), pumpkin805/FALIP@583df71",
+        ),
     }
 )
 

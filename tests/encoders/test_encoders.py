@@ -1,20 +1,42 @@
+from dataclasses import replace
+from types import SimpleNamespace
 from typing import Any
 
 import numpy as np
 import pytest
+import torch
 from numpy.random import Generator
 
 from ovseg.clip.dense import encode_images
+from ovseg.clip.families import find
 from ovseg.clip.load import Clip
-from ovseg.encoders import ENCODERS, crops, encode, encoder
+from ovseg.encoders import ENCODERS, View, crops, describe, encode, encoder
 from ovseg.errors import BadInput, BadUsage, UnknownName
-from ovseg.types import DenseFeatures, Regions
+from ovseg.recipe import Recipe
+from ovseg.types import DenseFeatures, Regions, Vocabulary
 from tests import tiny
+from tests.clip.families import towers
 
 
 @pytest.fixture(scope="module")
 def clip() -> Clip:
-    return tiny.clip()
+    """The small network, with what a checkpoint of Alpha-CLIP's would have brought."""
+    fourth = 0.05 * torch.randn(64, 1, 8, 8, generator=torch.Generator().manual_seed(3))
+    return replace(tiny.clip(), parts={"conv1_alpha.weight": fourth})
+
+
+@pytest.fixture(scope="module")
+def conv() -> Clip:
+    """A network of the other kind, for rows that refuse the first."""
+    tower = towers.convnext()
+    return replace(tiny.clip(), model=SimpleNamespace(visual=tower, encode_image=tower), name="conv")
+
+
+@pytest.fixture
+def able(name: str, clip: Clip, conv: Clip) -> Clip:
+    """The network that the encoder of that name can read."""
+    refuses = ENCODERS[name].refuses
+    return conv if refuses is not None and refuses(find(clip.visual)) else clip
 
 
 @pytest.fixture
@@ -31,6 +53,13 @@ def random_features(rng: Generator) -> DenseFeatures:
     return features_of(rng.normal(size=(32, 6, 10)))
 
 
+def words() -> Vocabulary:
+    """Two names, one of them with a synonym, and a negative."""
+    rows = np.random.default_rng(5).normal(size=(4, 32))
+    rows = (rows / np.linalg.norm(rows, axis=1, keepdims=True)).astype(np.float32)
+    return Vocabulary(("cat", "dog"), rows, np.array([0, 1, 1, -1]))
+
+
 def some_masks(rng: Generator) -> np.ndarray:
     """A blob, one pixel, nothing, the frame, and a scatter: 5 x 48 x 80."""
     masks = np.zeros((5, 48, 80), bool)
@@ -43,33 +72,74 @@ def some_masks(rng: Generator) -> np.ndarray:
 
 @pytest.mark.parametrize("name", ENCODERS)
 class TestEveryEncoder:
-    def test_gives_unit_rows_and_zeros_for_nothing(self, name: str, clip: Clip, rng: Generator) -> None:
+    """The contract: what holds for a blob, one pixel, nothing, the frame and a scatter; the picture is no square."""
+
+    def test_gives_unit_rows_and_zeros_for_nothing(self, name: str, able: Clip, rng: Generator) -> None:
         image = tiny.picture()
         image.setflags(write=False)
+        kept = image.copy()
         regions = Regions.from_masks(some_masks(rng))
-        vectors = encode(name, clip, image, random_features(rng), regions)
+        vectors = encode(name, able, image, random_features(rng), regions)
         assert (vectors.shape, vectors.dtype) == ((5, 32), np.float32)
         np.testing.assert_allclose(np.linalg.norm(vectors, axis=1), [1, 1, 0, 1, 1], atol=1e-6)
+        assert (image == kept).all()
 
-    def test_order_and_copies_of_regions_change_nothing(self, name: str, clip: Clip, rng: Generator) -> None:
+    def test_order_and_copies_of_regions_change_nothing(self, name: str, able: Clip, rng: Generator) -> None:
         image, features, regions = tiny.picture(), random_features(rng), Regions.from_masks(some_masks(rng))
-        straight = encode(name, clip, image, features, regions)
+        straight = encode(name, able, image, features, regions)
         order = np.array([3, 0, 0, 4, 2, 1, 3])
-        np.testing.assert_allclose(encode(name, clip, image, features, regions[order]), straight[order], atol=1e-5)
+        np.testing.assert_allclose(encode(name, able, image, features, regions[order]), straight[order], atol=1e-5)
 
-    def test_no_regions_give_no_rows(self, name: str, clip: Clip, rng: Generator) -> None:
-        assert encode(name, clip, tiny.picture(), random_features(rng), Regions.empty(48, 80)).shape == (0, 32)
+    def test_company_changes_nothing(self, name: str, able: Clip, rng: Generator) -> None:
+        image, features, regions = tiny.picture(), random_features(rng), Regions.from_masks(some_masks(rng))
+        together = describe(name, View(able, image, features), regions)
+        rows = together.rows(words(), 30.0)
+        assert rows.shape == (5, 4) and rows.dtype == np.float32
+        for i in range(5):
+            alone = describe(name, View(able, image, features), regions[[i]])
+            np.testing.assert_allclose(together.vectors[[i]], alone.vectors, atol=1e-5)
+            np.testing.assert_allclose(rows[[i]], alone.rows(words(), 30.0), atol=2e-3)
 
-    def test_refuses_what_it_does_not_know(self, name: str, clip: Clip, rng: Generator) -> None:
+    def test_says_the_same_twice(self, name: str, able: Clip, rng: Generator) -> None:
+        view, regions = View(able, tiny.picture(), random_features(rng)), Regions.from_masks(some_masks(rng))
+        first, second = describe(name, view, regions), describe(name, view, regions)
+        assert (first.vectors == second.vectors).all()
+        assert (first.rows(words(), 30.0) == second.rows(words(), 30.0)).all()
+
+    def test_nothing_likes_every_name_the_same(self, name: str, able: Clip, rng: Generator) -> None:
+        view, empty = View(able, tiny.picture(), random_features(rng)), Regions.from_masks(np.zeros((2, 48, 80), bool))
+        rows = describe(name, view, empty).rows(words(), 30.0)
+        assert (rows == 0).all() and rows.shape == (2, 4)
+
+    def test_picked_regions_keep_what_was_said_of_them(self, name: str, able: Clip, rng: Generator) -> None:
+        view, regions = View(able, tiny.picture(), random_features(rng)), Regions.from_masks(some_masks(rng))
+        said, keep = describe(name, view, regions), np.array([4, 0, 2, 0])
+        np.testing.assert_allclose(said.rows(words(), 30.0)[keep], said[keep].rows(words(), 30.0), atol=1e-4)
+        nobody = said[np.zeros(5, bool)]
+        assert nobody.rows(words(), 30.0).shape == (0, 4) and len(nobody) == 0
+
+    def test_no_regions_give_no_rows(self, name: str, able: Clip, rng: Generator) -> None:
+        said = describe(name, View(able, tiny.picture(), random_features(rng)), Regions.empty(48, 80))
+        assert said.vectors.shape == (0, 32) and said.rows(words(), 30.0).shape == (0, 4)
+
+    def test_options_go_through_a_recipe_and_its_json(self, name: str) -> None:
+        recipe = Recipe(encoder=name, encoder_options=dict(ENCODERS[name].options))
+        assert Recipe.from_json(recipe.to_json()) == recipe
+        assert Recipe.from_json(recipe.to_json()).image_side == recipe.image_side
+
+    def test_says_what_it_gives_and_whence(self, name: str) -> None:
+        assert ENCODERS[name].what and ENCODERS[name].cost and ENCODERS[name].source
+
+    def test_refuses_what_it_does_not_know(self, name: str, able: Clip, rng: Generator) -> None:
         with pytest.raises(UnknownName, match=f"option of encoder {name}"):
-            encode(name, clip, tiny.picture(), random_features(rng), Regions.empty(48, 80), nonsense=1)
+            encode(name, able, tiny.picture(), random_features(rng), Regions.empty(48, 80), nonsense=1)
         with pytest.raises(BadInput, match="80x48 and 48x80"):
-            encode(name, clip, tiny.picture(), random_features(rng), Regions.empty(80, 48))
+            encode(name, able, tiny.picture(), random_features(rng), Regions.empty(80, 48))
 
 
 def test_names_are_found_whatever_their_case() -> None:
     assert encoder("POOL") is ENCODERS["pool"]
-    with pytest.raises(UnknownName, match="crop, pool: got 'poll'. Did you mean 'pool'"):
+    with pytest.raises(UnknownName, match="pool.*: got 'poll'. Did you mean 'pool'"):
         encoder("poll")
 
 
