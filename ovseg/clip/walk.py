@@ -24,6 +24,7 @@ from ovseg.errors import UnknownName
 Tower: TypeAlias = Any  # an nn.Module of upstream's, whose parts are read by name
 
 POSITIONS = ("bicubic", "scale01", "antialias", "bilinear")
+POOLED = "its image vector is pooled from other tokens than the image's own, which alone says nothing here"
 OF = 12  # blocks of the towers that published layer numbers speak of
 
 # What a row may need and a tower may lack (`Walk.refuses`)
@@ -32,6 +33,7 @@ FEATURES = {
     "residual": "the last block adds to its input",
     "mlp": "the last block ends in an MLP",
     "own": "token 0 is the image's own",
+    "token": "the tower's image vector is what its own token, if there is one, becomes",
     "layers": "there are blocks of the same kind before the last one",
     "linear": "a sum over heads goes through `out` as the sum of its parts, so that they can be told apart",
 }
@@ -142,7 +144,7 @@ class Vit:
 
     @property
     def refuses(self) -> Mapping[str, str]:
-        return {}
+        return {} if self.tower.pool_type == "tok" else {"token": POOLED}
 
     def enter(self, pixels: Float[Tensor, "b 3 height width"], positions: str) -> Float[Tensor, "b n embed"]:
         tower = self.tower
@@ -268,4 +270,17 @@ def _own_alone(walk: Vit, last: Tensor) -> Tensor:
     return finished
 
 
-__all__ = ["FEATURES", "OF", "POSITIONS", "Prefix", "Tower", "Vit", "Walk", "layer", "packed", "pair", "resampled"]
+__all__ = [
+    "FEATURES",
+    "OF",
+    "POOLED",
+    "POSITIONS",
+    "Prefix",
+    "Tower",
+    "Vit",
+    "Walk",
+    "layer",
+    "packed",
+    "pair",
+    "resampled",
+]

@@ -19,7 +19,7 @@ from jaxtyping import Float
 from torch import Tensor
 
 from ovseg.clip.families import adapter
-from ovseg.clip.walk import Tower, Walk, packed, pair, resampled
+from ovseg.clip.walk import POOLED, Tower, Walk, packed, pair, resampled
 
 POOLS = ("token", "avg", "map")
 NO_OWN = "this tower has no image token: its embedding is pooled from the patches"
@@ -66,6 +66,8 @@ class TimmVit:
     @property
     def refuses(self) -> Mapping[str, str]:
         refused = {} if self.own else {"own": NO_OWN}
+        if self.own and (self.tower.trunk.attn_pool is not None or self.tower.trunk.global_pool != "token"):
+            refused["token"] = POOLED
         return refused | (
             {} if self._parts_add_up else {"linear": "its attention's output is normed over all heads together"}
         )
