@@ -5,6 +5,7 @@ pycocotools.
 """
 
 import colorsys
+import math
 from collections.abc import Iterator, Sequence
 from typing import Any, TypedDict
 
@@ -45,7 +46,7 @@ def checked_rle(segmentation: Any) -> Rle:
     if len(size) != 2 or min(size) < 0:
         raise ValueError(f"size is rows and columns: got {size}")
     listed = isinstance(given, list)
-    counts = np.array([_whole(count) for count in given], np.int64) if listed else _counts(str(given))
+    counts = np.array([_whole(count) for count in given], np.int64) if listed else counts_of(str(given))
     if counts.sum() != size[0] * size[1] or counts.min(initial=0) < 0:
         raise ValueError(f"its counts add up to {counts.sum()}, its size is {size[0]}x{size[1]}")
     return {"size": size, "counts": _texts(counts, np.array([len(counts)]))[0] if listed else str(given)}
@@ -57,7 +58,7 @@ def _whole(number: Any) -> int:
     return int(number)
 
 
-def _counts(text: str) -> Int[np.ndarray, " counts"]:
+def counts_of(text: str) -> Int[np.ndarray, " counts"]:
     """The counts of a text, as `_texts` writes it."""
     signs = np.frombuffer(text.encode("ascii"), np.uint8).astype(np.int64) - 48
     if len(signs) and (signs.min() < 0 or signs.max() > 63 or signs[-1] & 32):
@@ -193,6 +194,28 @@ def pick(
         lost |= slots[count:].max(axis=0) > won
     label[lost] = -1
     return label, np.where(lost, best, won)
+
+
+def doubtful(
+    slots: Float32[np.ndarray, "slots ..."], rivals: int, lead: float | int, entropy: float | int
+) -> tuple[Bool[np.ndarray, "..."], Bool[np.ndarray, "..."]]:
+    """Places whose best posterior leads the second by less than `lead`, and those whose entropy is more than `entropy`
+    of what `rivals` equal posteriors have (never, with one).
+
+    >>> slots = np.array([[0.5, 0.9], [0.4, 0.05], [0.1, 0.05]], np.float32)
+    >>> [places.tolist() for places in doubtful(slots, 3, 0.2, 0.8)]
+    [[True, False], [True, False]]
+    """
+    close, wide = np.zeros(slots.shape[1:], bool), np.zeros(slots.shape[1:], bool)
+    if lead > 0 and len(slots) > 1:
+        best = np.partition(slots, len(slots) - 2, axis=0)[-2:]
+        close = best[1] - best[0] < lead
+    if entropy < 1 and rivals > 1:
+        surprise = np.zeros(slots.shape[1:], np.float32)
+        for slot in slots:
+            surprise -= slot * np.log(np.maximum(slot, np.finfo(np.float32).tiny))
+        wide = surprise > entropy * math.log(rivals)
+    return close, wide
 
 
 def _first(slots: Float32[np.ndarray, "slots ..."], best: Float32[np.ndarray, "..."]) -> Int16[np.ndarray, "..."]:
@@ -332,7 +355,9 @@ __all__ = [
     "areas",
     "bilinear",
     "checked_rle",
+    "counts_of",
     "decode_rle",
+    "doubtful",
     "encode_rle",
     "palette",
     "pick",

@@ -31,7 +31,9 @@ class Recipe:
     Sizes are pixels; `crop`, `stride` and `scales` as in `clip.dense.Reading`. `scale` multiplies cosines before the
     softmax. `method_options` are those of a method of whole pictures (`clip.methods.pictures`). `threshold` is the
     least posterior of a label, in [0, 1]. `min_area` is the share of the picture below which a region is dropped.
-    `stuff` is a row of `stuff.STUFF` or a list of words: names that are not counted one by one.
+    A region is dropped as a part where more than `suppress` of it lies in a surer one of its name; neighbours of one
+    name whose vectors have a cosine above `merge` are one thing (1: off, both). `stuff` is a row of `stuff.STUFF` or a
+    list of words: names that are not counted one by one.
     `stages` change the cells' scores in their order: names of `stages.STAGES`, or {name: options}. `refine`, `area` and
     `closing` are as in `evidence.Evidence`. `model` is a name that `clip.load` opens, `sam` a row of the weights'
     manifest, or empty. `guide` is a name that `clip.guides` opens: the other network that a guided method takes its
@@ -61,6 +63,8 @@ class Recipe:
     encoder: str = "pool"
     encoder_options: Mapping[str, Any] = field(default_factory=dict)
     overlap: str = "score"
+    suppress: float | int = 1.0
+    merge: float | int = 1.0
     stuff: str | Sequence[str] = "coco"
     uncovered: str = "dense"
     min_area: float = 0.0
@@ -100,6 +104,10 @@ class Recipe:
                     raise UnknownName.of(f"option of {what}", option, known_options)
         if not 0 <= self.threshold <= 1 or not 0 <= self.min_area < 1:
             raise BadUsage(f"threshold and min_area are in [0, 1]: got {self.threshold} and {self.min_area}")
+        if not 0 < self.suppress <= 1 or not 0 < self.merge <= 1:
+            raise BadUsage(f"suppress and merge are in (0, 1], and 1 is off: got {self.suppress} and {self.merge}")
+        if labels.OVERLAPS[self.overlap].votes and self.uncovered != "dense":
+            raise BadUsage(f"overlap {self.overlap} needs the cells' labels everywhere: uncovered must be dense")
         if self.scale <= 0:
             raise BadUsage(f"scale must be positive: got {self.scale}")
         if not 0 <= self.area <= 1:

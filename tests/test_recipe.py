@@ -35,7 +35,7 @@ def test_every_choice_moves_the_fingerprint() -> None:
         "templates": "simple", "negatives": "word",
         "scale": 50.0, "probability": "rows", "threshold": 0.5, "proposer": "felzenszwalb",
         "proposer_options": {}, "encoder": "crop", "encoder_options": {},
-        "overlap": "smallest", "stuff": ["lawn"], "uncovered": "none", "min_area": 0.01,
+        "overlap": "smallest", "stuff": ["lawn"], "suppress": 0.9, "merge": 0.95, "uncovered": "none", "min_area": 0.01,
         "stages": ["surgery"], "refine": "pamr", "area": 0.1, "closing": 3,
         "runtime": "openvino", "precision": "bfloat16",
     }  # fmt: skip
@@ -55,6 +55,8 @@ def test_only_the_image_side_binds_an_encoding() -> None:
         {"scale": 10.0},
         {"overlap": "largest"},
         {"stuff": ["lawn", "sky"]},
+        {"suppress": 0.9},
+        {"merge": 0.95},
         {"min_area": 0.1},
         {"stages": ["tlp"]},
         {"refine": "pamr"},
@@ -104,6 +106,9 @@ def test_misspelt_choice_names_the_right_one(change: dict[str, object], sentence
     [
         {"threshold": 1.5},
         {"min_area": 1.0},
+        {"suppress": 0.0},
+        {"merge": 1.1},
+        {"overlap": "vote", "uncovered": "none"},
         {"scale": 0.0},
         {"short_side": 3},
         {"crop": -2},

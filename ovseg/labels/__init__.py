@@ -8,18 +8,23 @@ likelier the region's pixels stay unlabelled, but a region that has a name goes 
 
 from ovseg.encoders.described import region_rows
 from ovseg.labels.composing import Choices, Propose, compose
-from ovseg.labels.ownership import MOST_SHARED, OVERLAPS, Policy, own
+from ovseg.labels.joining import joined, merge, suppress
+from ovseg.labels.ownership import MOST_SHARED, OVERLAPS, Overlap, Policy, own
 from ovseg.labels.scoring import cell_rows, stitch
 
 __all__ = [
     "Choices",
     "MOST_SHARED",
     "OVERLAPS",
+    "Overlap",
     "Policy",
     "Propose",
     "cell_rows",
     "compose",
+    "joined",
+    "merge",
     "own",
     "region_rows",
     "stitch",
+    "suppress",
 ]

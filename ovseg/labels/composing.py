@@ -6,12 +6,13 @@ from dataclasses import replace
 from typing import Any, Protocol
 
 import numpy as np
-from jaxtyping import Float32, Int32, UInt8
+from jaxtyping import UInt8
 
 from ovseg import stages
 from ovseg.encoders.described import Described
 from ovseg.errors import BadInput
-from ovseg.labels.ownership import own
+from ovseg.labels.joining import joined, merge, suppress
+from ovseg.labels.ownership import OVERLAPS, own
 from ovseg.labels.scoring import cell_rows
 from ovseg.raster import posterior
 from ovseg.stuff import stuff_among, stuff_words
@@ -32,6 +33,10 @@ class Choices(RecipeLike, Protocol):
     def threshold(self) -> float: ...
     @property
     def overlap(self) -> str: ...
+    @property
+    def suppress(self) -> float: ...
+    @property
+    def merge(self) -> float: ...
     @property
     def stuff(self) -> str | Sequence[str]: ...
     @property
@@ -76,17 +81,18 @@ def compose(
         )
     scale = float(recipe.scale)
     of_cells = cell_rows(features, vocabulary, scale)
-    parts, of_parts, quality = _claims(regions, described, vocabulary, recipe)
+    claims = _claims(regions, described, vocabulary, recipe)
     if picture is None and (recipe.stages or recipe.refine != "none"):
         raise BadInput(
             f"stages and refine look at the picture: give it, or leave {recipe.stages!r} and {recipe.refine!r} out"
         )
     segments = None
     if picture is not None and recipe.stages:
-        scene = stages.Scene(picture, features, vocabulary, scale, parts)
+        voters = claims.get("parts") if claims.get("vote") is None else claims["vote"]
+        scene = stages.Scene(picture, features, vocabulary, scale, voters)
         of_cells, segments = stages.apply(recipe.stages, scene, of_cells)
     if segments is not None:
-        parts, of_parts, quality = None, None, None
+        claims = {"vote": segments}
     thresholds = [vocabulary.thresholds.get(name, recipe.threshold) for name in vocabulary.names]
     evidence = Evidence(
         features.height,
@@ -95,20 +101,16 @@ def compose(
         of_cells,
         np.asarray(thresholds, np.float32),
         probability=recipe.probability,
-        parts=parts,
-        part_rows=of_parts,
-        part_quality=quality,
         uncovered=recipe.uncovered,
         min_area=math.ceil(recipe.min_area * features.height * features.width),
         picture=picture if recipe.refine != "none" else None,
         refine=recipe.refine,
         area=float(recipe.area),
-        vote=segments,
         closing=recipe.closing,
+        **claims,
     )
     if propose is not None:
-        parts, of_parts, quality = _claims(*propose(evidence), vocabulary, recipe)
-        evidence = replace(evidence, parts=parts, part_rows=of_parts, part_quality=quality)
+        evidence = replace(evidence, **_claims(*propose(evidence), vocabulary, recipe))
     told = (*vocabulary.notes, *notes)
     stuff = stuff_among(vocabulary.names, stuff_words(recipe.stuff), vocabulary.spoken)
     found = replace(Segmentation.decide(vocabulary.names, evidence, recipe, told), stuff=stuff)
@@ -119,18 +121,28 @@ def compose(
     return replace(found, notes=(*told, why))
 
 
-def _claims(
-    regions: Regions, described: Described, vocabulary: Vocabulary, recipe: Choices
-) -> tuple[
-    Int32[np.ndarray, "height width"] | None, Float32[np.ndarray, "n rows"] | None, Float32[np.ndarray, " n"] | None
-]:
-    """The region that owns each pixel, and the rows and qualities of all; nothing where there is no region."""
+def _claims(regions: Regions, described: Described, vocabulary: Vocabulary, recipe: Choices) -> dict[str, Any]:
+    """What regions add to the evidence: owners of pixels with rows and qualities, or voters; nothing without any.
+
+    Parts go before pixels are given away, neighbours are merged by what they own then.
+    """
     if not len(regions):
-        return None, None, None
+        return {}
+    overlap = OVERLAPS[recipe.overlap]
+    if overlap.votes:
+        return {"vote": own(regions, np.ones(len(regions), np.float32), recipe.overlap)}
     rows = described.rows(vocabulary, float(recipe.scale))
     slots = posterior(np.ascontiguousarray(rows.T), vocabulary.owner, len(vocabulary), recipe.probability)
-    parts = own(regions, slots[: len(vocabulary)].max(axis=0, initial=0), recipe.overlap)
-    return parts, rows, regions.quality
+    names = slots[: len(vocabulary)]
+    best, kinds = names.max(axis=0, initial=0), np.append(names, np.zeros((1, len(regions))), axis=0).argmax(axis=0)
+    kept = suppress(regions, kinds, best * regions.quality, recipe.suppress)
+    regions, rows, best, kinds, vectors = regions[kept], rows[kept], best[kept], kinds[kept], described.vectors[kept]
+    parts, quality = own(regions, best, recipe.overlap), regions.quality
+    groups = merge(parts, kinds, vectors, recipe.merge)
+    if len(set(groups.tolist())) < len(groups):
+        parts, means = joined(parts, np.column_stack([rows, quality]), groups)
+        rows, quality = np.ascontiguousarray(means[:, :-1]), means[:, -1]
+    return {"parts": parts, "part_rows": rows, "part_quality": quality}
 
 
 __all__ = ["Choices", "Propose", "compose"]

@@ -26,6 +26,8 @@ class Asked:
     threshold: float = 0.0
     overlap: str = "score"
     stuff: str | tuple[str, ...] = "coco"
+    suppress: float = 1.0
+    merge: float = 1.0
     uncovered: str = "dense"
     min_area: float = 0.0
     stages: tuple[Any, ...] = ()
@@ -171,7 +173,7 @@ class TestOwn:
         assert (own(Regions.from_masks(np.zeros((2, 4, 6), bool)), np.ones(2)) == -1).all()
 
     def test_bad_calls_get_a_sentence(self) -> None:
-        with pytest.raises(UnknownName, match="iom, largest, score, smallest: got 'biggest'"):
+        with pytest.raises(UnknownName, match="iom, largest, score, smallest, vote: got 'biggest'"):
             own(Regions.empty(4, 6), np.zeros(0), "biggest")
         with pytest.raises(BadInput, match="0 regions, 2 posteriors"):
             own(Regions.empty(4, 6), np.zeros(2))
