@@ -426,7 +426,7 @@ def main() -> None:
     torch.set_num_threads(1)
     scenes, pipes, times = list(drawn(args.count, args.seed, args.part)), pipelines(), resamples(args.count, args.seed)
     things = sum(len(scene.of) for scene in scenes)
-    print(f"seed {args.seed}, {args.part} names, {args.count} pictures, {things} things\\n")
+    print(f"seed {args.seed}, {args.part} names, {args.count} pictures, {things} things\n")
     tables = args.only or TABLES
     if "regions" in tables:
         print_end_to_end(end_to_end(scenes, pipes), times)
