@@ -15,9 +15,10 @@ from dataclasses import dataclass
 from functools import cached_property
 
 import numpy as np
-from jaxtyping import Float32, Int, Int32, UInt8
+from jaxtyping import Bool, Float32, Int, Int32, UInt8
 
 from ovseg.errors import BadInput, BadUsage
+from ovseg.presence import Presence, check_rate
 from ovseg.raster import posterior, softmax, upsample
 from ovseg.refine import DILATIONS, STEPS, affinity, reach, spread
 
@@ -40,6 +41,10 @@ class Evidence:
     pixels that a name wins is out (0: no name is). `vote` gives pixels to segments (-1: none), whose most frequent
     label all of them take. `closing` is the side in pixels of a grey closing of the label map (0: none). What each
     does, and in which order: `head`.
+
+    Names that `presence` judges absent, at a rate of `alpha` or a `cut`, are struck: they leave the softmax, so that
+    everything else is to the bit what it were had they not been asked. `lead` and `entropy` say when a place is left
+    alone: its best posterior leads the second by less, or the entropy of all is a larger share of its maximum.
     """
 
     height: int
@@ -60,6 +65,11 @@ class Evidence:
     area: float = 0.0
     vote: Int32[np.ndarray, "height width"] | None = None
     closing: int = 0
+    presence: Presence | None = None
+    alpha: float | int = 0.05
+    cut: float | int | None = None
+    lead: float | int = 0.0
+    entropy: float | int = 1.0
 
     def __post_init__(self) -> None:
         if self.probability not in ("names", "rows"):
@@ -76,6 +86,13 @@ class Evidence:
             raise BadUsage(f"area is a share of the labelled pixels in [0, 1]: got {self.area}")
         if self.closing < 0 or (self.closing and self.closing % 2 == 0):
             raise BadUsage(f"closing is an odd number of pixels, or 0 for none: got {self.closing}")
+        check_rate(self.alpha)
+        if not 0 <= self.lead <= 1 or not 0 <= self.entropy <= 1:
+            raise BadUsage(
+                f"the least lead of a posterior and the most entropy are in [0, 1]: got {self.lead} and {self.entropy}"
+            )
+        if self.presence is not None and len(self.presence.odds) != self.names:
+            raise BadInput(f"presence is of every name: {len(self.presence.odds)} for {self.names} names")
         if self.refine_steps < 0 or not self.refine_dilations or min(self.refine_dilations) < 1:
             raise BadUsage(
                 f"refining takes 0 or more steps and dilations of 1 px or more: got {self.refine_steps} and "
@@ -99,6 +116,18 @@ class Evidence:
         """How many names were asked."""
         return len(self.thresholds)
 
+    @cached_property
+    def struck(self) -> Bool[np.ndarray, " names"]:
+        """The names that were judged absent from the picture."""
+        if self.presence is None:
+            return np.zeros(self.names, bool)
+        return ~self.presence.judge(self.alpha, self.cut)
+
+    @property
+    def rivals(self) -> int:
+        """How many names and negatives share the posterior of a place."""
+        return int((~self.struck).sum()) + int((self.owner < 0).sum())
+
     @property
     def margin(self) -> int:
         """Pixel rows above and below a band that its posteriors depend on."""
@@ -117,8 +146,9 @@ class Evidence:
             maps = self._refined(band, self.picture)
         else:
             maps = upsample(self._level, self.height, self.width, band)
-        made = posterior if self._level is self.rows else softmax
-        return made(np.ascontiguousarray(maps), self.owner, self.names, self.probability)
+        made = posterior if self._level is self._rows else softmax
+        _, owner, names = self._heard
+        return self._every(made(np.ascontiguousarray(maps), owner, names, self.probability))
 
     def _refined(
         self, band: slice, picture: UInt8[np.ndarray, "height width 3"]
@@ -126,8 +156,8 @@ class Evidence:
         """All rows of a band after PAMR: a few at a time with the margin, and of each what lies in the band."""
         wide = slice(max(0, band.start - self.margin), min(self.height, band.stop + self.margin))
         weights = affinity(picture[wide], self.refine_dilations)
-        refined = np.empty((len(self.rows), band.stop - band.start, self.width), np.float32)
-        for first in range(0, len(self.rows), ROWS_TOGETHER):
+        refined = np.empty((len(self._level), band.stop - band.start, self.width), np.float32)
+        for first in range(0, len(self._level), ROWS_TOGETHER):
             few = slice(first, first + ROWS_TOGETHER)
             maps = upsample(self._level[few], self.height, self.width, wide)
             spread(weights, maps, self.refine_steps, self.refine_dilations)
@@ -142,16 +172,37 @@ class Evidence:
         softmax. The largest row of a pixel lies between the lowest number here and 0. Where that is too low for single
         precision, these are the rows as they came.
         """
-        if not len(self.rows):
-            return self.rows
-        level: Float32[np.ndarray, "rows r c"] = self.rows - self.rows.max(axis=0)
-        return level if level.min() > LOWEST else self.rows
+        if not len(self._rows):
+            return self._rows
+        level: Float32[np.ndarray, "rows r c"] = self._rows - self._rows.max(axis=0)
+        return level if level.min() > LOWEST else self._rows
+
+    @cached_property
+    def _heard(self) -> tuple[Int[np.ndarray, " rows"], Int[np.ndarray, " rows"], int]:
+        """Rows that take part, whom each speaks for (struck names are not counted), and how many names that are."""
+        return heard(self.owner, self.struck)
+
+    @cached_property
+    def _rows(self) -> Float32[np.ndarray, "rows r c"]:
+        """The rows that take part; as they came where that is all."""
+        return self.rows[self._heard[0]] if self.struck.any() else self.rows
+
+    def _every(self, slots: Float32[np.ndarray, "heard ..."]) -> Float32[np.ndarray, "slots ..."]:
+        """Posteriors of all names and negatives from those of the names that take part: 0 for the others."""
+        if not self.struck.any():
+            return slots
+        _, _, names = self._heard
+        every = np.zeros((self.names + len(slots) - names, *slots.shape[1:]), np.float32)
+        every[: self.names][~self.struck] = slots[:names]
+        every[self.names :] = slots[names:]
+        return every
 
     @property
     def of_parts(self) -> Float32[np.ndarray, "slots parts"]:
         """Posteriors of every proposal; no columns where there are none."""
         rows = np.zeros((0, len(self.owner)), np.float32) if self.part_rows is None else self.part_rows
-        return posterior(np.ascontiguousarray(rows.T), self.owner, self.names, self.probability)
+        kept, owner, names = self._heard
+        return self._every(posterior(np.ascontiguousarray(rows.T[kept]), owner, names, self.probability))
 
     def tiles(self) -> Iterator[tuple[slice, Float32[np.ndarray, "slots h width"]]]:
         """Posteriors of the names (first K) and negatives as they decide, a band of pixel rows at a time."""
@@ -168,4 +219,20 @@ class Evidence:
             yield band, slots
 
 
-__all__ = ["BAND_BYTES", "Evidence", "LOWEST", "REFINED_BYTES", "REFINERS", "ROWS_TOGETHER"]
+def heard(
+    owner: Int[np.ndarray, " rows"], struck: Bool[np.ndarray, " names"]
+) -> tuple[Int[np.ndarray, " heard"], Int[np.ndarray, " heard"], int]:
+    """The rows that are left without some names, whom each speaks for when the others are counted anew, and how many
+    names are left.
+
+    >>> kept, owners, names = heard(np.array([0, 1, 1, 2, -1]), np.array([False, True, False]))
+    >>> kept.tolist(), owners.tolist(), names
+    ([0, 3, 4], [0, 1, -1], 2)
+    """
+    number = np.append(np.where(struck, -2, np.cumsum(~struck) - 1), -1)  # the last entry serves negatives
+    owners = number[owner]
+    kept = np.flatnonzero(owners > -2)
+    return kept, owners[kept], int((~struck).sum())
+
+
+__all__ = ["BAND_BYTES", "Evidence", "LOWEST", "REFINED_BYTES", "REFINERS", "ROWS_TOGETHER", "heard"]

@@ -1,12 +1,13 @@
 """From evidence to an answer: which name owns a pixel, which pixels make a region, what each region scores.
 
-The order of the steps:
+The order of the steps, over the names that presence has not struck (`evidence`: the others are nowhere):
 
 1. `area`: over the arg-max of all pixels, a name that wins at most that share of the pixels that any name wins is out:
    its posterior counts as 0 everywhere from here on. (SCLIP, ITACLIP: wangf3014/SCLIP@b56bd30; their class 0 is our
    negatives, so a pixel that a negative wins belongs to no name's area.)
 2. Thresholds: names below their own are struck, the next best wins; a negative that is likelier, or nobody left, gives
    -1. With one threshold for all this is the papers' rule that pixels whose best name is below it become background.
+   So does a lead of the best posterior below `lead`, or an entropy above `entropy`: the place is left alone.
 3. `vote`: the most frequent label of a segment becomes the label of all its pixels; -1 votes like any other, the
    smaller label wins a tie. (CorrCLIP's regions, zdk258/CorrCLIP@103bc18; CLIPtrase's clusters.)
 4. `closing`: grey closing (dilation, then erosion) of the label map with -1 as the lowest label, as ITACLIP does with
@@ -21,7 +22,7 @@ their number nor their size changes a bit of labels and confidence; means differ
 
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from os import cpu_count
 from threading import Lock
 from typing import TypeVar
@@ -30,12 +31,14 @@ import numpy as np
 from jaxtyping import Bool, Float32, Int, Int16, Int32
 
 from ovseg.evidence import Evidence
-from ovseg.raster import pick, runs_of, split
+from ovseg.raster import doubtful, pick, runs_of, split
 
 KEPT_BYTES = 32 << 20  # of posteriors that are asked more than once
 PIECE_BYTES = 1 << 20  # of sums over runs that are joined to one piece
 RUNS_BYTES = 128 << 20  # of sums over runs that wait for their regions
 MOST_THREADS = 4  # each holds a band
+REASONS = ("entropy", "margin", "threshold", "absent")  # why a place is unknown, the first that holds
+ENTROPY, MARGIN, THRESHOLD, ABSENT = np.arange(len(REASONS), dtype=np.int16)
 
 Found = TypeVar("Found")
 Runs = tuple[Int[np.ndarray, " _runs"], Float32[np.ndarray, "names _runs"]]
@@ -120,11 +123,12 @@ def _decided(
     """Labels and posteriors after area, thresholds, vote, closing; sums over runs if asked; the names that are out."""
     out = np.zeros(evidence.names, bool)
     if evidence.area > 0:
-        wins, _, _ = _label(evidence, dense, np.zeros_like(evidence.thresholds), out, sums=False)
+        free = replace(evidence, thresholds=np.zeros_like(evidence.thresholds), lead=0.0, entropy=1.0)
+        wins, _, _ = _label(free, dense, out, sums=False)
         counts = np.bincount(wins[wins >= 0], minlength=evidence.names)
         out = counts <= evidence.area * counts.sum()
     moving = evidence.vote is not None or evidence.closing > 1
-    labels, confidence, runs = _label(evidence, dense, evidence.thresholds, out, sums=sums and not moving)
+    labels, confidence, runs = _label(evidence, dense, out, sums=sums and not moving)
     if moving:
         picked = labels
         labels = labels if evidence.vote is None else vote(labels, evidence.vote)
@@ -161,7 +165,6 @@ def _each(evidence: Evidence, walk: Callable[[slice], Found]) -> Iterator[Found]
 def _label(
     evidence: Evidence,
     dense: Posteriors,
-    thresholds: Float32[np.ndarray, " names"],
     out: Bool[np.ndarray, " names"],
     sums: bool,
 ) -> tuple[Int16[np.ndarray, "height width"], Float32[np.ndarray, "height width"], list[Runs] | None]:
@@ -171,7 +174,7 @@ def _label(
     """
     shape = (evidence.height, evidence.width)
     labels, confidence = np.full(shape, -1, np.int16), np.zeros(shape, np.float32)
-    of_parts = pick(_without(evidence.of_parts, out), thresholds)
+    of_parts = _picked(evidence, _without(evidence.of_parts, out))
     room, skipped, lock = RUNS_BYTES if sums else 0, False, Lock()
 
     def walk(band: slice) -> Runs | None:
@@ -180,7 +183,7 @@ def _label(
         runs = None
         if evidence.uncovered == "dense" and (covered is None or not covered.all()):
             slots = dense(band)
-            labels[band], confidence[band] = pick(_without(slots, out), thresholds)
+            labels[band], confidence[band] = _picked(evidence, _without(slots, out))
             if room > 0:
                 free = labels[band] if covered is None else np.where(covered, np.int16(-1), labels[band])
                 runs = _run_sums(slots[: evidence.names], free, band)
@@ -195,6 +198,69 @@ def _label(
 
     found = [runs for runs in _each(evidence, walk) if runs is not None]
     return labels, confidence, found if sums and not skipped else None
+
+
+def _picked(
+    evidence: Evidence, slots: Float32[np.ndarray, "slots ..."]
+) -> tuple[Int16[np.ndarray, "..."], Float32[np.ndarray, "..."]]:
+    """Label (-1: none) and posterior of each place: `pick`, and nothing where the best is in doubt."""
+    label, won = pick(slots, evidence.thresholds)
+    if evidence.lead > 0 or evidence.entropy < 1:
+        close, wide = doubtful(slots, evidence.rivals, evidence.lead, evidence.entropy)
+        lost = (close | wide) & (label >= 0)
+        best = slots[: evidence.names].max(axis=0, initial=0)
+        label, won = np.where(lost, np.int16(-1), label), np.where(lost, best, won)
+    return label, won
+
+
+def unknown(
+    evidence: Evidence, labels: Int16[np.ndarray, "height width"]
+) -> tuple[Int[np.ndarray, "height width"], Int[np.ndarray, " n"], Float32[np.ndarray, " n"]]:
+    """What was left alone, though no negative claims it: the unknown region of each pixel (-1: none), and of each
+    region why (an index into `REASONS`) and the mean of its pixels' best posterior.
+
+    A proposal is one region, elsewhere 8-connected pixels of one reason are; those below `min_area` are left out.
+    `labels` are the answer's.
+    """
+    out = _decided(evidence, _kept(evidence), sums=False)[3] if evidence.area > 0 else np.zeros(evidence.names, bool)
+    asked = replace(evidence, presence=None) if evidence.struck.any() else None
+    codes, best = np.full(labels.shape, -1, np.int16), np.zeros(labels.shape, np.float32)
+
+    def why(
+        slots: Float32[np.ndarray, "slots ..."], every: Float32[np.ndarray, "slots ..."] | None
+    ) -> tuple[Int16[np.ndarray, "..."], Float32[np.ndarray, "..."]]:
+        names = slots[: evidence.names].max(axis=0, initial=0)
+        others = slots[evidence.names :].max(axis=0, initial=0)
+        code = np.where((names > 0) & (names >= others), THRESHOLD, np.int16(-1))
+        if asked is not None and every is not None:
+            would, _ = _picked(asked, every)
+            code[(would >= 0) & evidence.struck[would] & (code < 0)] = ABSENT
+        close, wide = doubtful(slots, evidence.rivals, evidence.lead, evidence.entropy)
+        code[close] = MARGIN
+        code[wide] = ENTROPY
+        code[_picked(evidence, slots)[0] >= 0] = -1
+        return code, np.maximum(names, others)
+
+    of_parts = why(_without(evidence.of_parts, out), None if asked is None else asked.of_parts)
+
+    def walk(band: slice) -> None:
+        if evidence.uncovered == "dense":
+            every = None if asked is None else asked.dense(band)
+            codes[band], best[band] = why(_without(evidence.dense(band), out), every)
+        if evidence.parts is not None:
+            covered = evidence.parts[band] >= 0
+            parts = evidence.parts[band][covered]
+            codes[band][covered], best[band][covered] = of_parts[0][parts], of_parts[1][parts]
+
+    list(_each(evidence, walk))
+    codes[labels >= 0] = -1
+    owners, kinds = split(codes, evidence.parts, len(REASONS))
+    sizes = np.bincount(owners[owners >= 0], minlength=len(kinds))
+    keep = sizes >= max(1, evidence.min_area)
+    sums = np.bincount(owners[owners >= 0], best[owners >= 0], minlength=len(kinds))
+    means = np.asarray(sums[keep] / sizes[keep], np.float32)
+    number = np.append(np.where(keep, np.cumsum(keep) - 1, -1), -1)  # the last entry serves index -1
+    return number[owners], kinds[keep], means
 
 
 def _run_sums(names: Float32[np.ndarray, "names h width"], keys: Int[np.ndarray, "h width"], band: slice) -> Runs:
@@ -324,15 +390,21 @@ def _without(
 
 
 __all__ = [
+    "ABSENT",
     "Answer",
+    "ENTROPY",
     "KEPT_BYTES",
+    "MARGIN",
     "MOST_THREADS",
     "PIECE_BYTES",
     "Posteriors",
+    "REASONS",
     "RUNS_BYTES",
     "Runs",
+    "THRESHOLD",
     "answer",
     "close",
     "pixels",
+    "unknown",
     "vote",
 ]

@@ -73,8 +73,8 @@ class Presence:
         """
         check_rate(alpha)
         if cut is not None:
-            return self.odds >= cut
-        return self.share >= np.minimum(1 - alpha, self.nouns / (self.nouns + 1)).astype(np.float32)
+            return np.asarray(self.odds >= cut)
+        return np.asarray(self.share >= np.minimum(1 - alpha, self.nouns / (self.nouns + 1)).astype(np.float32))
 
 
 def check_rate(alpha: float | int) -> None:

@@ -10,6 +10,7 @@ that a threshold can be asked again, exactly, without any network.
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
+from functools import cached_property
 from typing import Any, Protocol, runtime_checkable
 
 import numpy as np
@@ -17,10 +18,13 @@ from jaxtyping import Bool, Float, Float32, Int, Int16, Int32, Shaped, UInt8
 
 from ovseg.errors import BadInput, BadUsage
 from ovseg.evidence import Evidence
-from ovseg.head import answer
+from ovseg.head import REASONS, answer, unknown
 from ovseg.panoptic import Instance, Segments, segments_of
 from ovseg.raster import Rle, areas, decode_rle, encode_rle, palette, rles_of, split, upsample
 from ovseg.stuff import stuff_among, stuff_words
+
+JUDGED_ABSENT = "judged absent: "  # starts the note of which names presence struck
+MOST_NAMED = 20  # names in a note
 
 
 @runtime_checkable
@@ -57,7 +61,7 @@ class Vocabulary:
 
     A name with synonyms owns several rows and scores as its best one; a negative wins pixels and leaves them
     unlabelled. `thresholds` holds the names that have their own. A `head` adds to all rows of a name what examples of
-    it say.
+    it say. `levels` are gain and offset of each row's cosine: rows made of pictures live on another range than words.
     """
 
     names: tuple[str, ...]
@@ -67,6 +71,7 @@ class Vocabulary:
     thresholds: Mapping[str, float] = field(default_factory=dict)
     notes: tuple[str, ...] = ()
     head: Head | None = None
+    levels: Float32[np.ndarray, "rows 2"] | None = None
 
     def __post_init__(self) -> None:
         if len(self.vectors) != len(self.owner):
@@ -78,6 +83,8 @@ class Vocabulary:
         missing = set(range(len(self.names))) - set(self.owner.tolist())
         if missing or (len(self.owner) and not -1 <= self.owner.min() <= self.owner.max() < len(self.names)):
             raise BadInput(f"owners must be -1 or 0..{len(self.names) - 1}, each name with a row: got {self.owner}")
+        if self.levels is not None and len(self.levels) != len(self.owner):
+            raise BadInput(f"every row needs its level: {len(self.owner)} rows, {len(self.levels)} levels")
         if len(self.vectors) and not np.allclose(np.linalg.norm(self.vectors, axis=1), 1, atol=1e-3):
             raise BadInput("vocabulary rows must have length 1: normalise them first")
         stray = set(self.thresholds) - set(self.names)
@@ -101,8 +108,14 @@ class Vocabulary:
     def scores(
         self, vectors: Float32[np.ndarray, "n dim"], scale: float, *, cells: bool = False
     ) -> Float32[np.ndarray, "n rows"]:
-        """Scaled cosine of every unit vector with every row, and what the head adds (to `cells` if it knows them)."""
+        """Scaled cosine of every unit vector with every row, and what the head adds (to `cells` if it knows them).
+
+        All 0 for the zero vector.
+        """
         found = np.asarray(scale * (vectors @ self.matrix), np.float32)
+        if self.levels is not None:
+            there = vectors.any(axis=1, keepdims=True)
+            found = np.asarray(found * self.levels[:, 0] + there * (scale * self.levels[:, 1]), np.float32)
         if self.head is not None and (self.head.dense or not cells):
             mine = self.owner >= 0
             found[:, mine] += self.head.logits(vectors)[:, self.owner[mine]]
@@ -291,9 +304,15 @@ class Segmentation:
 
         A name below its own threshold is struck and the next best wins; where a negative wins or no name is left the
         pixel stays unlabelled (-1). Regions are the proposals' visible parts, and 8-connected parts of one label
-        elsewhere; those below `min_area` pixels are unlabelled again. `head` has the order of all the steps.
+        elsewhere; those below `min_area` pixels are unlabelled again. `head` has the order of all the steps. Names that
+        presence judged absent take no part, and a note says which they are.
         """
         found = answer(evidence)
+        notes = tuple(note for note in notes if not note.startswith(JUDGED_ABSENT))
+        gone = [name for name, struck in zip(names, evidence.struck, strict=True) if struck]
+        if gone:
+            more = f" and {len(gone) - MOST_NAMED} more" if len(gone) > MOST_NAMED else ""
+            notes = (*notes, JUDGED_ABSENT + ", ".join(gone[:MOST_NAMED]) + more)
         quality = found.scores.max(axis=1, initial=0)
         rles = tuple(rles_of(found.owners, len(quality)))
         regions = Regions(evidence.height, evidence.width, rles, quality)
@@ -323,6 +342,45 @@ class Segmentation:
             thresholds[:] = threshold
         evidence = replace(self.evidence, thresholds=thresholds)
         return replace(Segmentation.decide(self.names, evidence, self.recipe, self.notes), stuff=self.stuff)
+
+    def with_presence(self, alpha: float | int | None = None, *, cut: float | int | None = None) -> "Segmentation":
+        """The same picture and names, presence judged anew: at a rate of absent names that may pass (1 lets all pass),
+        or at a cut of the odds. No network is asked; regions stay with the pixels that they were given first."""
+        if self.evidence is None or self.evidence.presence is None:
+            raise BadUsage("this result was made without presence: segment the picture again with absent='presence'")
+        chosen = self.evidence.alpha if alpha is None else alpha
+        evidence = replace(self.evidence, alpha=chosen, cut=cut)
+        return replace(Segmentation.decide(self.names, evidence, self.recipe, self.notes), stuff=self.stuff)
+
+    @property
+    def presence(self) -> dict[str, float]:
+        """How sure it is that each name is there: the share of everyday nouns that it beats in this picture, in [0, 1).
+        Nothing where presence was not asked for (`absent="off"`)."""
+        if self.evidence is None or self.evidence.presence is None:
+            return {}
+        return dict(zip(self.names, self.evidence.presence.share.tolist(), strict=True))
+
+    @property
+    def unknown(self) -> Regions:
+        """What was left alone although no negative claims it: things that none of the names fits. `reasons` says why;
+        `quality` is one minus the best posterior. Nothing where the result was read from a file."""
+        return self._unknown[0]
+
+    @property
+    def reasons(self) -> tuple[str, ...]:
+        """Why each unknown region is one: a word of `head.REASONS` ("absent": a name that was judged absent would have
+        been its label)."""
+        return self._unknown[1]
+
+    @cached_property
+    def _unknown(self) -> tuple[Regions, tuple[str, ...]]:
+        height, width = self.labels.shape
+        if self.evidence is None:
+            return Regions.empty(height, width), ()
+        owners, kinds, best = unknown(self.evidence, self.labels)
+        quality = np.asarray(1 - best, np.float32).clip(0, 1)
+        found = Regions(height, width, tuple(rles_of(owners, len(kinds))), quality)
+        return found, tuple(REASONS[kind] for kind in kinds)
 
     def semantic(self) -> Int16[np.ndarray, "height width"]:
         """The name of each pixel as an index into `names`, -1 for none: `labels`, read off the owners."""
@@ -394,6 +452,7 @@ class Segmentation:
             "width": self.regions.width,
             "names": list(self.names),
             "shares": {name: round(share, 6) for name, share in self.shares.items()},
+            **({"presence": {name: round(share, 6) for name, share in self.presence.items()}} if self.presence else {}),
             "regions": [
                 {
                     "name": self.names[self.region_labels[i]],
@@ -481,6 +540,8 @@ __all__ = [
     "DenseFeatures",
     "Evidence",
     "Head",
+    "JUDGED_ABSENT",
+    "MOST_NAMED",
     "RecipeLike",
     "Regions",
     "Segmentation",

@@ -1,5 +1,6 @@
 """The steps from posteriors to an answer, each against the papers' arithmetic done by hand on whole arrays."""
 
+from dataclasses import replace
 from typing import Any
 
 import numpy as np
@@ -8,7 +9,8 @@ import pytest
 from ovseg import evidence as bands
 from ovseg import head
 from ovseg.evidence import Evidence
-from ovseg.head import answer, close, pixels, vote
+from ovseg.head import MARGIN, REASONS, THRESHOLD, answer, close, pixels, unknown, vote
+from ovseg.presence import Presence
 from ovseg.types import Segmentation
 from tests.results import NoRecipe
 from tests.tiny import picture
@@ -212,3 +214,125 @@ def test_labels_alone_are_those_of_the_whole_answer() -> None:
         whole = answer(evidence)
         labels, confidence = pixels(evidence)
         assert np.array_equal(labels, whole.labels) and np.array_equal(confidence, whole.confidence)
+
+
+def judged(*shares: float, **changes: Any) -> dict[str, Any]:
+    """Presence of the three names, as shares of 99 nouns."""
+    share = np.array(shares, np.float32)
+    odds = np.array([-1.0, -2.0, -3.0], np.float32)
+    return {"presence": Presence(odds, share, np.full(3, 99), np.zeros(99, np.float32)), **changes}
+
+
+@pytest.mark.parametrize("probability", ["names", "rows"])
+@pytest.mark.parametrize(
+    "changes",
+    [
+        {},
+        {"parts": True},
+        {"parts": True, "uncovered": "none"},
+        {"area": 0.3, "closing": 3},
+        {"refine": "pamr", "refine_steps": 2, "refine_dilations": (1, 3), "picture": picture()},
+        {"lead": 0.2, "entropy": 0.7},
+    ],
+)
+def test_a_struck_name_changes_no_bit_of_anything_else(changes: dict[str, Any], probability: str) -> None:
+    """The second name is judged absent: the answer is that to a question in which it never was."""
+    more, kept = parts() if changes.get("parts") else {}, np.array([0, 1, 3, 4])
+    fields = {**{name: value for name, value in changes.items() if name != "parts"}, **more, "probability": probability}
+    given = evidence(**fields, **judged(0.99, 0.5, 0.96))
+    without = {**fields, "rows": given.rows[kept], "owner": np.array([0, 0, 1, -1])}
+    if more:
+        without["part_rows"] = more["part_rows"][:, kept]
+    alone = answer(evidence(thresholds=np.full(2, 0.4, np.float32), **without))
+    found = answer(given)
+    number = np.array([0, 2, -1])
+    assert given.struck.tolist() == [False, True, False]
+    np.testing.assert_array_equal(number[alone.labels], found.labels)
+    np.testing.assert_array_equal(alone.confidence, found.confidence)
+    np.testing.assert_array_equal(alone.owners, found.owners)
+    np.testing.assert_array_equal(alone.scores, found.scores[:, [0, 2]])
+    assert not found.scores[:, 1].any() and (answer(evidence(**fields)).confidence != found.confidence).any()
+    assert set(found.labels.ravel().tolist()) >= {-1, 0}
+
+
+def test_every_name_struck_leaves_everything_alone() -> None:
+    for negatives in (OWNER, np.array([0, 0, 1, 2, 2])):  # with and without one
+        found = answer(evidence(owner=negatives, **parts(), **judged(0.1, 0.2, 0.3)))
+        assert (found.labels == -1).all() and not found.confidence.any() and found.scores.shape == (0, 3)
+
+
+def test_a_rate_or_a_cut_says_who_is_struck() -> None:
+    assert evidence(**judged(0.99, 0.94, 0.5, alpha=0.1)).struck.tolist() == [False, False, True]
+    assert evidence(**judged(0.99, 0.94, 0.5, alpha=1)).struck.tolist() == [False] * 3
+    assert evidence(**judged(0.0, 0.0, 0.99, cut=-2.5)).struck.tolist() == [False, False, True]
+    assert not evidence().struck.any()
+
+
+@pytest.mark.parametrize(("lead", "entropy"), [(0.3, 1.0), (0.0, 0.6), (0.2, 0.5)])
+def test_places_in_doubt_are_left_alone(lead: float, entropy: float) -> None:
+    """By the definition, place by place, on pixels and on proposals."""
+    given = evidence(**parts(), lead=lead, entropy=entropy)
+    slots, plain, found = posteriors(given), answer(evidence(**parts())), answer(given)
+    ranked = np.sort(slots, axis=0)
+    safe = np.maximum(slots, 1e-30)
+    share = -(safe * np.log(safe)).sum(axis=0) / np.log(4)
+    doubt = (ranked[-1] - ranked[-2] < lead) | (share > entropy)
+    near = (np.abs(ranked[-1] - ranked[-2] - lead) < 1e-5) | (np.abs(share - entropy) < 1e-5)
+    expected = np.where(doubt, -1, plain.labels)
+    assert (expected == found.labels)[~near].all() and (doubt & (plain.labels >= 0)).any() and (found.labels >= 0).any()
+    np.testing.assert_allclose(found.confidence, slots[:3].max(axis=0), atol=1e-6)
+
+
+def test_one_name_alone_is_never_in_doubt_and_a_doubt_changes_no_winner() -> None:
+    rows = np.random.default_rng(1).normal(0, 3, (1, 6, 10)).astype(np.float32)
+    only = Evidence(48, 80, np.array([0]), rows, np.zeros(1, np.float32), lead=0.9, entropy=0.1)
+    assert (answer(only).labels == 0).all()
+    for doubts in ({"lead": 0.5}, {"entropy": 0.5}):
+        found, plain = answer(evidence(**doubts)), answer(evidence())
+        assert (found.labels == plain.labels)[found.labels >= 0].all()
+
+
+def test_unknown_is_what_nobody_claims_and_why() -> None:
+    """Four proposals and background: one in doubt, one below the threshold, one that only a struck name fits, one the
+    negative's; nothing of the labelled or of the background is unknown."""
+    owners = np.full((48, 80), -1, np.int32)
+    for number in range(5):
+        owners[4:14, 2 + 12 * number : 12 + 12 * number] = number
+    rows = np.array(
+        [[1, 0, 0.8, 0.7, 0.6], [2, 0, 0, 0, 1.5], [0, 0, 9, 0, 3], [0, 0, 0, 0, 9], [9, 0, 0, 0, 0]], np.float32
+    )
+    cells = np.zeros((5, 6, 10), np.float32)
+    cells[4] = 9
+    fields: dict[str, Any] = {"parts": owners, "part_rows": rows, "rows": cells, "entropy": 0.95}
+    given = evidence(thresholds=np.full(3, 0.6, np.float32), **fields, **judged(0.99, 0.5, 0.99))
+    found = answer(given)
+    assert set(found.labels[owners == 4].tolist()) == {0} and set(found.labels[owners == 2].tolist()) == {-1}
+    regions, kinds, best = unknown(given, found.labels)
+    assert [REASONS[kind] for kind in kinds] == ["entropy", "threshold", "absent"]
+    for region, part in enumerate((0, 1, 2)):
+        np.testing.assert_array_equal(regions == region, owners == part)
+    np.testing.assert_allclose(best, given.of_parts.max(axis=0)[:3], atol=1e-6)
+    none = unknown(replace(given, min_area=101), found.labels)
+    assert (none[0] == -1).all() and len(none[1]) == 0
+
+
+def test_unknown_pixels_without_proposals_are_parts_of_one_reason() -> None:
+    given = evidence(lead=0.05, thresholds=np.full(3, 0.6, np.float32), **judged(0.99, 0.99, 0.99))
+    found = answer(given)
+    regions, kinds, _ = unknown(given, found.labels)
+    slots = posteriors(given)
+    ranked = np.sort(slots, axis=0)
+    close = (ranked[-1] - ranked[-2] < 0.05) & (found.labels < 0)
+    low = (slots[:3].max(axis=0) > slots[3]) & ~close & (found.labels < 0)
+    np.testing.assert_array_equal(np.isin(regions, np.flatnonzero(kinds == MARGIN)), close)
+    np.testing.assert_array_equal(np.isin(regions, np.flatnonzero(kinds == THRESHOLD)), low)
+    assert close.any() and low.any()
+    assert (unknown(replace(given, uncovered="none"), answer(given).labels)[0] == -1).all()
+
+
+def test_an_all_background_picture_has_no_label_and_nothing_unknown() -> None:
+    rows = np.zeros((5, 6, 10), np.float32)
+    rows[4] = 9
+    given = evidence(rows=rows, thresholds=np.zeros(3, np.float32), **judged(0.1, 0.99, 0.99))
+    found = answer(given)
+    assert (found.labels == -1).all() and (unknown(given, found.labels)[0] == -1).all()
