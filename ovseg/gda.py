@@ -14,6 +14,7 @@ One example a class leaves no scatter, and then P is 0 as theirs is: the head sa
 """
 
 from dataclasses import dataclass
+from functools import cached_property
 
 import numpy as np
 from jaxtyping import Float, Int
@@ -46,27 +47,25 @@ class Gaussians:
         inside = solve(gram, self.centred @ vectors.T, assume_a="pos") if count else np.zeros((0, len(vectors)))
         return np.asarray(dim / self.ridge * (vectors - inside.T @ self.centred))
 
-    @property
+    @cached_property
     def weights(self) -> Float[np.ndarray, "dim classes"]:
         """W, a column a class."""
         return self.precise(self.means).T
 
-    @property
+    @cached_property
     def bias(self) -> Float[np.ndarray, " classes"]:
         """b of every class."""
-        return np.asarray(self.log_priors - 0.5 * np.einsum("cd,cd->c", self.means, self.precise(self.means)))
+        return np.asarray(self.log_priors - 0.5 * np.einsum("cd,dc->c", self.means, self.weights))
 
     def logits(self, vectors: Float[np.ndarray, "m dim"]) -> Float[np.ndarray, "m classes"]:
         """Log density of each row in each class and its prior, less what is alike in all classes."""
-        precise = self.precise(self.means)
-        bias = self.log_priors - 0.5 * np.einsum("cd,cd->c", self.means, precise)
-        return np.asarray(vectors.astype(float) @ precise.T + bias)
+        return np.asarray(vectors.astype(float) @ self.weights + self.bias)
 
     def distances(self, vectors: Float[np.ndarray, "m dim"]) -> Float[np.ndarray, "m classes"]:
         """Squared Mahalanobis distance of each row to each mean; -1/2 of it is `logits` but for a number a row."""
-        apart = vectors.astype(float)[:, None] - self.means
-        flat = apart.reshape(-1, self.means.shape[1])
-        return np.asarray(np.einsum("nd,nd->n", flat, self.precise(flat)).reshape(apart.shape[:2]))
+        rows = vectors.astype(float)
+        alike: Float[np.ndarray, " m"] = np.einsum("md,md->m", rows, self.precise(rows))
+        return np.asarray((alike[:, None] - 2 * (self.logits(vectors) - self.log_priors)).clip(0))
 
 
 def fit(

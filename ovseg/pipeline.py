@@ -8,12 +8,16 @@ The first line is walked in `imageside`.
 
 import os
 import threading
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
+from dataclasses import replace
 from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, overload
 
-from ovseg import anomaly, click, images, labels, proposals, runtime, weights
+import numpy as np
+from jaxtyping import Float32
+
+from ovseg import anomaly, click, comparing, encoders, exemplars, images, runtime, weights
 from ovseg.click import Click
 from ovseg.clip import text
 from ovseg.clip.guides import Guide
@@ -23,7 +27,8 @@ from ovseg.imageside import Encoding, ImageSide, Progress
 from ovseg.opening import best_here, fetch, mask_model, networks
 from ovseg.prompts import read_words
 from ovseg.recipe import Recipe, preset
-from ovseg.types import AnomalyMap, Segmentation, Vocabulary
+from ovseg.teaching import Teaching
+from ovseg.types import AnomalyMap, DenseFeatures, Regions, Segmentation, Vocabulary
 
 if TYPE_CHECKING:
     from ovseg.sam.cache import Embeddings
@@ -214,6 +219,76 @@ class Pipeline:
         vocabulary = self.vocabulary(names, templates=changes.get("templates"), negatives=changes.get("negatives"))
         return click.named(found, vocabulary, recipe)
 
+    def look(self, image: Any, where: Any, *, channel_order: str = "rgb") -> Float32[np.ndarray, "n dim"]:
+        """A unit vector of what is shown in a picture: a mask, a box (XYXY, pixels) or `Regions`, by this encoder."""
+        return self._shown(image, where, channel_order)[2]
+
+    def teach(self, names: Any, **options: Any) -> Teaching:
+        """A session in which clicks teach names (`teaching.Teaching`), or the one that was saved to a .safetensors.
+
+        `options` are those of a new session: `spread`, and `templates` and `negatives` as in `segment`.
+        """
+        through = f"{self.recipe.method}, {self.recipe.encoder}"
+        same: dict[str, Any] = {"network": self.clip.fingerprint, "through": through, "look": self.look}
+        same["words"] = partial(self.vocabulary, negatives="none")
+        if isinstance(names, str | os.PathLike) and os.fspath(names).endswith(".safetensors"):
+            return Teaching.load(os.fspath(names), **same, **options)
+        words = {what: options.pop(what) for what in ("templates", "negatives") if what in options}
+        pooled = encoders.encoder(self.recipe.encoder).run is encoders.ENCODERS["pool"].run
+        vocabulary = self.vocabulary(names, **words)
+        return Teaching(vocabulary, scale=float(self.recipe.scale), pooled=pooled, **same, **options)
+
+    def exemplars(
+        self,
+        given: Mapping[str, Sequence[tuple[Any, Any]]],
+        *,
+        text: Any = None,
+        t: float | int = 1.0,
+        channel_order: str = "rgb",
+    ) -> Vocabulary:
+        """Names that are shown, {name: [(picture or Encoding, mask or box or Regions), ...]}, beside names in `text`.
+
+        `t` mixes what is shown (1) with the words of its name (0): those in `text`, or the name itself. The answer is
+        asked as any vocabulary, of any picture.
+        """
+        words = None if text is None else read_words(text)
+        more = [name for name in given if words is None or name not in words.names]
+        own = tuple((name,) for name in more)
+        asked = (
+            read_words(more)
+            if words is None
+            else replace(words, names=(*words.names, *more), phrases=(*words.phrases, *own))
+        )
+        found = {}
+        for name, several in given.items():
+            looked = [self._shown(image, where, channel_order) for image, where in several]
+            found[name] = [one for shown in looked for one in exemplars.examples(*shown)]
+        return exemplars.vocabulary(self.vocabulary(asked), found, t)
+
+    def compare(
+        self,
+        image: Any,
+        names: Any,
+        others: Sequence[str | Mapping[str, Any] | Recipe],
+        *,
+        channel_order: str = "rgb",
+        progress: Progress | None = None,
+    ) -> Any:
+        """Where this recipe's answer and that of `others` part, and what reviewing it may take: a `Disagreement`.
+
+        (A list in, a list out.) Another recipe is a method's name, choices that are changed ({"negatives": "scene"},
+        {"proposer": "none"}), or a `Recipe` of the same networks and sizes. All of them share one dense pass; of an
+        `Encoding` only methods that it was not made by look at the picture again.
+        """
+        if isinstance(image, list | tuple):
+            return [self.compare(one, names, others, channel_order=channel_order, progress=progress) for one in image]
+        recipes, source = comparing.beside(self.recipe, others), image if isinstance(image, str | os.PathLike) else ""
+        changed = [{key: getattr(one, key) for key in ("templates", "negatives")} for one in recipes]
+        words = [self.vocabulary(names, **_without(own, changed[0])) for own in changed]
+        ready = self._encoded(image, channel_order, progress) if isinstance(image, Encoding) else None
+        picture = images.read(image, channel_order=channel_order) if ready is None else ready.image
+        return comparing.compare(self.side, recipes, words, picture, os.fspath(source), progress or _silent, ready)
+
     @overload
     def anomaly(
         self,
@@ -268,16 +343,7 @@ class Pipeline:
         recipe = self._asking(changes)
         vocabulary = self.vocabulary(names, templates=changes.get("templates"), negatives=changes.get("negatives"))
         encoding = self._encoded(image, channel_order, progress)
-        late = proposals.proposer(recipe.proposer).needs_names
-        return labels.compose(
-            encoding.features,
-            vocabulary,
-            regions=encoding.regions,
-            described=encoding.described,
-            recipe=recipe,
-            picture=encoding.image,
-            propose=partial(self.side.propose_and_describe, encoding) if late else None,
-        )
+        return comparing.ask(self.side, encoding, vocabulary, recipe)
 
     def _asking(self, changes: dict[str, Any]) -> Recipe:
         """The recipe with choices of asking changed; those of the image side cannot be."""
@@ -288,6 +354,15 @@ class Pipeline:
                 f"(Pipeline.open({self.recipe.name!r}, ...)) to change them"
             )
         return recipe
+
+    def _shown(
+        self, image: Any, where: Any, channel_order: str
+    ) -> tuple[DenseFeatures, Regions, Float32[np.ndarray, "n dim"]]:
+        """A picture's features, the regions that are shown in it, and their vectors."""
+        encoding = self._encoded(image, channel_order, None)
+        regions = exemplars.shown(where, *encoding.image.shape[:2])
+        described = self.side.describe(encoding.image, encoding.features, regions, encoding.taps)
+        return encoding.features, regions, described.vectors
 
     def _encoded(self, image: Any, channel_order: str, progress: Progress | None) -> Encoding:
         if isinstance(image, Encoding):
@@ -306,6 +381,11 @@ def _kept_embeddings(budget: int | None) -> "Embeddings":
     from ovseg.sam.cache import BUDGET, Embeddings
 
     return Embeddings(BUDGET if budget is None else budget)
+
+
+def _without(choices: dict[str, str], usual: dict[str, str]) -> dict[str, str]:
+    """The choices that are not the usual ones."""
+    return {key: value for key, value in choices.items() if value != usual[key]}
 
 
 def _silent(stage: str, done: int, of: int) -> None:

@@ -85,6 +85,8 @@ class Vocabulary:
             raise BadInput(f"owners must be -1 or 0..{len(self.names) - 1}, each name with a row: got {self.owner}")
         if self.levels is not None and len(self.levels) != len(self.owner):
             raise BadInput(f"every row needs its level: {len(self.owner)} rows, {len(self.levels)} levels")
+        if self.levels is not None and len(self.levels) != len(self.owner):
+            raise BadInput(f"every row needs its level: {len(self.owner)} rows, {len(self.levels)} levels")
         if len(self.vectors) and not np.allclose(np.linalg.norm(self.vectors, axis=1), 1, atol=1e-3):
             raise BadInput("vocabulary rows must have length 1: normalise them first")
         stray = set(self.thresholds) - set(self.names)

@@ -66,10 +66,14 @@ def test_small_system_equals_the_direct_inverse(each: int, dim: int) -> None:
     assert np.abs(bias - found.bias).max() <= 1e-5 * np.abs(bias).max()
 
 
-def test_logits_are_half_the_squared_distance_and_a_number_a_row() -> None:
-    vectors, labels = examples(2, 7, 3, 16)
-    found = fit(vectors, labels)
-    rest = found.logits(vectors) + 0.5 * found.distances(vectors)
+@pytest.mark.parametrize("dim", [16, 40])  # below and above the 21 examples
+def test_logits_are_half_the_squared_distance_and_a_number_a_row(dim: int) -> None:
+    vectors, labels = examples(2, 7, 3, dim)
+    found, (precision, _, _) = fit(vectors, labels), direct(vectors, labels)
+    apart = vectors[:, None] - found.means
+    distances = np.einsum("ncd,de,nce->nc", apart, precision, apart)
+    np.testing.assert_allclose(distances, found.distances(vectors), rtol=1e-7)
+    rest = found.logits(vectors) + 0.5 * distances
     np.testing.assert_allclose(rest, np.broadcast_to(rest[:, :1], rest.shape), rtol=1e-9)
 
 

@@ -11,15 +11,15 @@ from ovseg.types import DenseFeatures, Vocabulary, Windows
 def cell_rows(features: DenseFeatures, vocabulary: Vocabulary, scale: float) -> Float32[np.ndarray, "rows r c"]:
     """Scaled cosine of every prompt row in every cell; on every pixel of the canvas where windows were kept apart.
 
-    What the vocabulary's head adds is in it, if the head knows cells.
+    On the rows' levels, and with what the vocabulary's head adds, if the head knows cells.
     """
     check_dim(features, vocabulary)
-    taught = vocabulary.head is not None and vocabulary.head.dense
+    plain = vocabulary.levels is None and (vocabulary.head is None or not vocabulary.head.dense)
     if features.windows is not None:
-        if taught:
-            return canvas.join(features.windows, _taught(features.windows, vocabulary, scale))
-        return scale * stitch(features.windows, vocabulary)
-    if taught:
+        if plain:
+            return scale * stitch(features.windows, vocabulary)
+        return canvas.join(features.windows, _taught(features.windows, vocabulary, scale))
+    if not plain:
         cells = np.ascontiguousarray(features.vectors.reshape(len(features.vectors), -1).T)
         rows = vocabulary.scores(cells, scale, cells=True)
         return np.ascontiguousarray(rows.T).reshape(-1, *features.grid)
@@ -36,7 +36,7 @@ def stitch(windows: Windows, vocabulary: Vocabulary) -> Float32[np.ndarray, "row
 
 
 def _taught(windows: Windows, vocabulary: Vocabulary, scale: float) -> Float32[np.ndarray, "n rows r c"]:
-    """Scores of every cell of every window, with what the head adds to cells."""
+    """Scores of every cell of every window, on their levels and with what the head adds to cells."""
     n, dim, rows, cols = windows.vectors.shape
     cells = np.ascontiguousarray(windows.vectors.reshape(n, dim, -1).transpose(0, 2, 1)).reshape(-1, dim)
     found = vocabulary.scores(cells, scale, cells=True).reshape(n, rows * cols, -1)
