@@ -69,12 +69,7 @@ class ImageSide:
     def encode(self, read: Sequence[Picture], sources: Sequence[str], told: Progress) -> list[Encoding]:
         """Everything that the networks say about pictures; `sources` are their paths, "" where one came by none."""
         for picture in read:
-            if min(picture.shape[:2]) < dense.SHORTEST_SIDE:
-                height, width = picture.shape[:2]
-                raise BadInput(
-                    f"a picture must be at least {dense.SHORTEST_SIDE} px on each side: got {height}x{width}; "
-                    "enlarge it first if it is meant"
-                )
+            check_size(picture)
         blocks = encoders.blocks(self.recipe.encoder, self.clip, self.recipe.encoder_options)
         if canonical(self.recipe.method) in PICTURES:
             return [self._by_whole_picture(*one, told) for one in zip(read, sources, strict=True)]
@@ -91,6 +86,19 @@ class ImageSide:
             self._with_regions(picture, source, features, self._embedded(picture), told, taps=taps if blocks else None)
             for picture, source, (features, taps) in zip(read, sources, encoded, strict=True)
         ]
+
+    def finish(
+        self,
+        picture: Picture,
+        source: str,
+        features: DenseFeatures,
+        told: Progress,
+        regions: Regions | None = None,
+        embedding: Any = None,
+    ) -> Encoding:
+        """The encoding of a picture that was read elsewhere; regions and the SAM's embedding are made unless given."""
+        embedding = self._embedded(picture) if embedding is None else embedding
+        return self._with_regions(picture, source, features, embedding, told, regions)
 
     def propose(
         self, picture: Picture, source: str, features: DenseFeatures, embedding: Any, coarse: Evidence | None = None
@@ -171,4 +179,14 @@ class ImageSide:
         return replace(features, extras={**features.extras, "guide": seen})
 
 
-__all__ = ["Encoding", "FIRST_LOOK", "ImageSide", "Progress"]
+def check_size(picture: Picture) -> None:
+    """An error for a picture in which nothing can be seen."""
+    height, width = picture.shape[:2]
+    if min(height, width) < dense.SHORTEST_SIDE:
+        raise BadInput(
+            f"a picture must be at least {dense.SHORTEST_SIDE} px on each side: got {height}x{width}; "
+            "enlarge it first if it is meant"
+        )
+
+
+__all__ = ["Encoding", "FIRST_LOOK", "ImageSide", "Progress", "check_size"]

@@ -25,6 +25,7 @@ from ovseg.clip.load import Clip
 from ovseg.errors import BadUsage
 from ovseg.imageside import Encoding, ImageSide, Progress
 from ovseg.opening import best_here, fetch, mask_model, networks
+from ovseg.presence import Crowd
 from ovseg.prompts import read_words
 from ovseg.recipe import Recipe, preset
 from ovseg.teaching import Teaching
@@ -62,6 +63,7 @@ class Pipeline:
         self.embeddings = _kept_embeddings(embeddings) if self.masks is not None else None
         self.side = ImageSide(recipe, clip, self.masks, guide, cache, self.embeddings)
         self._vocabularies: dict[Any, Vocabulary] = {}
+        self._crowd: Crowd | None = None
         self._lock = threading.Lock()
 
     @classmethod
@@ -117,8 +119,12 @@ class Pipeline:
         out = self.side.encode(read, sources, progress or _silent)
         return out if many else out[0]
 
-    def vocabulary(self, names: Any, *, templates: str | None = None, negatives: str | None = None) -> Vocabulary:
-        """Names as prompt rows of this network; kept, so that asking again costs nothing."""
+    def vocabulary(
+        self, names: Any, *, templates: str | None = None, negatives: str | None = None, absent: str | None = None
+    ) -> Vocabulary:
+        """Names as prompt rows of this network, with the crowd that presence is judged by if the recipe, or `absent`,
+        says so; kept, so that asking again costs nothing."""
+        presence = (absent or self.recipe.absent) == "presence"
         if isinstance(names, Vocabulary):
             for what, asked in (("templates", templates), ("negatives", negatives)):
                 if asked is not None:
@@ -132,17 +138,28 @@ class Pipeline:
                     f"the vocabulary must be of this network: its rows have {names.vectors.shape[1]} numbers, those of "
                     f"{self.clip.name} have {dim}; make it with this pipeline's vocabulary()"
                 )
+            if presence and names.crowd is None and names.phrases:
+                with self._lock:
+                    return text.before(self._nouns(), self.clip, names, templates="", cache=self.cache)
             return names
         words = read_words(names)
         key = (words.names, words.phrases, words.negatives, tuple(sorted(words.thresholds.items())))
-        choice = (templates or self.recipe.templates, negatives or self.recipe.negatives)
+        choice = (templates or self.recipe.templates, negatives or self.recipe.negatives, presence)
         with self._lock:
             if (key, choice) not in self._vocabularies:
                 made = text.vocabulary(self.clip, words, templates=choice[0], negatives=choice[1], cache=self.cache)
+                if presence:
+                    made = text.before(self._nouns(), self.clip, made, templates=choice[0], cache=self.cache)
                 while len(self._vocabularies) >= VOCABULARIES_KEPT:
                     self._vocabularies.pop(next(iter(self._vocabularies)))
                 self._vocabularies[key, choice] = made
             return self._vocabularies[key, choice]
+
+    def _nouns(self) -> Crowd:
+        """The crowd of presence, encoded once."""
+        if self._crowd is None:
+            self._crowd = text.crowd(self.clip, cache=self.cache)
+        return self._crowd
 
     @overload
     def segment(
@@ -341,7 +358,8 @@ class Pipeline:
         self, image: Any, names: Any, channel_order: str, progress: Progress | None, changes: dict[str, Any]
     ) -> Segmentation:
         recipe = self._asking(changes)
-        vocabulary = self.vocabulary(names, templates=changes.get("templates"), negatives=changes.get("negatives"))
+        asked = {what: changes.get(what) for what in ("templates", "negatives", "absent")}
+        vocabulary = self.vocabulary(names, **asked)
         encoding = self._encoded(image, channel_order, progress)
         return comparing.ask(self.side, encoding, vocabulary, recipe)
 
