@@ -230,7 +230,8 @@ def split(
 ) -> tuple[Int[np.ndarray, "height width"], Int[np.ndarray, " n"]]:
     """The region that owns each pixel (-1: none) and each region's label.
 
-    A labelled pixel of a proposal belongs to it; elsewhere 8-connected pixels of one label are a region.
+    A labelled pixel of a proposal belongs to it; elsewhere 8-connected pixels of one label are a region, or join the
+    proposal of that label which they touch (in most places, then the first in reading order): its mask just ends there.
     """
     owners = np.full(labels.shape, -1, np.int32)
     kinds = np.zeros(0, np.int64)
@@ -245,7 +246,54 @@ def split(
         free = np.where(owned, np.int16(-1), labels)
     found, more = _components(free)
     np.add(found, len(kinds), out=owners, where=found >= 0, casting="same_kind")
-    return owners, np.concatenate([kinds, more])
+    if not len(kinds) or not len(more):
+        return owners, np.concatenate([kinds, more])
+    return _absorbed(owners, np.concatenate([kinds, more]), len(kinds))
+
+
+def _absorbed(
+    owners: Int32[np.ndarray, "height width"], kinds: Int[np.ndarray, " n"], proposals: int
+) -> tuple[Int32[np.ndarray, "height width"], Int[np.ndarray, " m"]]:
+    """Owners and labels where regions after the first `proposals` join the one of those that they touch most."""
+    low, high, places = touching(owners)
+    near = (low < proposals) & (high >= proposals) & (kinds[low] == kinds[high])
+    low, high, places = low[near], high[near], places[near]
+    starts, _ = runs_of(owners)
+    runs = owners.reshape(-1)[starts]
+    first = np.zeros(len(kinds), np.int64)
+    first[runs[::-1]] = starts[::-1]  # the last to be written is the first pixel; -1 is overwritten or unused
+    order = np.lexsort((first[low], -places, high))
+    joining, at = np.unique(high[order], return_index=True)
+    target = np.arange(len(kinds))
+    target[joining] = low[order][at]
+    kept = target == np.arange(len(kinds))
+    number = np.append((np.cumsum(kept) - 1)[target], -1).astype(np.int32)
+    return number[owners], kinds[kept]
+
+
+def touching(
+    owners: Int32[np.ndarray, "height width"],
+) -> tuple[Int[np.ndarray, " p"], Int[np.ndarray, " p"], Int[np.ndarray, " p"]]:
+    """Every pair of owners (-1: nobody) whose pixels touch, the lesser number first, and in how many places: a place is
+    a pixel of one with a neighbour of the other on one of its eight sides.
+
+    >>> [column.tolist() for column in touching(np.array([[0, 0, -1], [2, 1, -1]], np.int32))]
+    [[0, 0, 1], [1, 2, 2], [2, 2, 1]]
+    """
+    count = int(owners.max(initial=-1)) + 1
+    found = []
+    for here, there in (
+        (owners[:, :-1], owners[:, 1:]),
+        (owners[:-1], owners[1:]),
+        (owners[:-1, :-1], owners[1:, 1:]),
+        (owners[:-1, 1:], owners[1:, :-1]),
+    ):
+        edge = here != there
+        low, high = here[edge], there[edge]
+        low, high = np.minimum(low, high), np.maximum(low, high)
+        found.append(low[low >= 0].astype(np.int64) * count + high[low >= 0])
+    pairs, places = np.unique(np.concatenate(found), return_counts=True)
+    return pairs // max(count, 1), pairs % max(count, 1), places
 
 
 def _components(
@@ -367,5 +415,6 @@ __all__ = [
     "slots_of",
     "softmax",
     "split",
+    "touching",
     "upsample",
 ]

@@ -63,6 +63,7 @@ class Vocabulary:
     unlabelled. `thresholds` holds the names that have their own. A `head` adds to all rows of a name what examples of
     it say. `levels` are gain and offset of each row's cosine: rows made of pictures live on another range than words.
     """
+    `crowd` is what the presence of names is judged by.
 
     names: tuple[str, ...]
     vectors: Float32[np.ndarray, "rows dim"]
@@ -272,7 +273,8 @@ class Segmentation:
     `labels` holds indices into `names`, -1 for unlabelled. `confidence` is the posterior (over the names and the stated
     negatives) of the label, or of the best name where the pixel stayed unlabelled. `region_scores[n, k]` is the mean
     posterior of name k over region n, so a region's own score is never below the threshold that it passed (where
-    neighbours have no say: a vote or a closing may give pixels a label that alone they would not have).
+    neighbours have no say: a vote or a closing may give pixels a label that alone they would not have). Of a proposal's
+    region it is the proposal's own, also where pixels beside its mask belong to it.
 
     `stuff` holds the names that are not counted (sky, grass). None: those that are such a word of the recipe's list,
     since a file keeps no phrases. `semantic`, `instances` and `panoptic` are views of the one map of `owners`.
@@ -305,9 +307,9 @@ class Segmentation:
         """The answer that the evidence gives at its thresholds.
 
         A name below its own threshold is struck and the next best wins; where a negative wins or no name is left the
-        pixel stays unlabelled (-1). Regions are the proposals' visible parts, and 8-connected parts of one label
-        elsewhere; those below `min_area` pixels are unlabelled again. `head` has the order of all the steps. Names that
-        presence judged absent take no part, and a note says which they are.
+        pixel stays unlabelled (-1). Regions are the proposals' visible parts with what of their label touches them, and
+        8-connected parts of one label elsewhere; those below `min_area` pixels are unlabelled again. `head` has the
+        order of all the steps. Names that presence judged absent take no part, and a note says which they are.
         """
         found = answer(evidence)
         notes = tuple(note for note in notes if not note.startswith(JUDGED_ABSENT))

@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 
 from ovseg.masks import iom, iou
-from ovseg.raster import areas, checked_rle, decode_rle, encode_rle, rles_of
+from ovseg.raster import areas, checked_rle, decode_rle, encode_rle, rles_of, split, touching
 from ovseg.types import Regions
 
 
@@ -69,3 +69,50 @@ def test_counts_that_do_not_make_up_the_size_are_refused(counts: Any) -> None:
 def test_a_size_that_is_none_is_refused(size: Any) -> None:
     with pytest.raises(ValueError):
         checked_rle({"size": size, "counts": "06"})
+
+
+def slow_touching(owners: np.ndarray) -> dict[tuple[int, int], int]:
+    """Every pixel with the four neighbours that come after it in reading order."""
+    height, width = owners.shape
+    places: dict[tuple[int, int], int] = {}
+    for row, col in np.ndindex(height, width):
+        for down, right in ((0, 1), (1, -1), (1, 0), (1, 1)):
+            if row + down < height and 0 <= col + right < width:
+                pair = sorted((int(owners[row, col]), int(owners[row + down, col + right])))
+                if 0 <= pair[0] < pair[1]:
+                    places[pair[0], pair[1]] = places.get((pair[0], pair[1]), 0) + 1
+    return places
+
+
+@pytest.mark.parametrize("shape", [(8, 11), (1, 9), (9, 1), (1, 1)])
+def test_pairs_that_touch_equal_those_met_pixel_by_pixel(shape: tuple[int, int]) -> None:
+    owners = np.random.default_rng(2).integers(-1, 6, shape).astype(np.int32)
+    low, high, places = touching(owners)
+    assert slow_touching(owners) == dict(
+        zip(zip(low.tolist(), high.tolist(), strict=True), places.tolist(), strict=True)
+    )
+
+
+@pytest.mark.parametrize("seed", range(4))
+def test_what_touches_a_proposal_of_its_label_belongs_to_the_one_it_touches_most(seed: int) -> None:
+    rng = np.random.default_rng(seed)
+    labels = rng.integers(-1, 2, (8, 11), np.int16).repeat(2, axis=0).repeat(2, axis=1)
+    parts = rng.integers(-4, 5, (4, 11)).clip(-1).repeat(4, axis=0).repeat(2, axis=1).astype(np.int32)
+    free = np.where(parts >= 0, np.int16(-1), labels)
+    pieces, of_pieces = split(free, None, 2)
+    owned, of_owned = split(np.where(parts >= 0, labels, np.int16(-1)), parts, 2)
+    places = slow_touching(np.where(pieces >= 0, pieces + len(of_owned), owned))
+    expected, count, joined = owned.copy(), len(of_owned), 0
+    for piece, label in enumerate(of_pieces.tolist()):
+        near = [(n, low) for (low, high), n in places.items() if high == piece + len(of_owned) and low < len(of_owned)]
+        near = [(-n, int(np.flatnonzero(owned == low)[0]), low) for n, low in near if of_owned[low] == label]
+        joined += bool(near)
+        expected[pieces == piece] = min(near)[2] if near else count
+        count += not near
+    owners, kinds = split(labels, parts, 2)
+    assert (expected == owners).all() and count == len(kinds) and joined > 3
+    assert (kinds[owners[labels >= 0]] == labels[labels >= 0]).all()
+    order = rng.permutation(5)  # the order of proposals moves numbers alone
+    shuffled, _ = split(labels, np.append(order, -1).astype(np.int32)[parts], 2)
+    same = [set(zip(one.ravel().tolist(), other.ravel().tolist(), strict=True)) for one, other in [(owners, shuffled)]]
+    assert len(same[0]) == len(np.unique(owners)) == len(np.unique(shuffled))

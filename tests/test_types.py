@@ -152,11 +152,11 @@ def test_regions_are_the_8_connected_parts_that_flooding_finds() -> None:
 
 
 def test_a_proposal_owns_its_labelled_pixels_though_they_do_not_touch() -> None:
-    labels = np.array([[0, -1, 0, 0, 1, 1]], np.int16)
-    parts = np.array([[7, 7, 7, -1, -1, 3]], np.int32)
+    labels = np.array([[0, -1, 0, 1, 0, 1, -1, 0]], np.int16)
+    parts = np.array([[7, 7, 7, -1, -1, 3, -1, -1]], np.int32)
     owners, kinds = split(labels, parts, 2)
-    assert [[1, -1, 1, 2, 3, 0]] == owners.tolist()  # proposals by number, then the rest by name
-    assert [1, 0, 0, 1] == kinds.tolist()
+    assert [[1, -1, 1, 4, 2, 0, -1, 3]] == owners.tolist()  # proposals by number, then the rest by name
+    assert [1, 0, 0, 0, 1] == kinds.tolist()
     owners, kinds = split(np.full((4, 6), -1, np.int16), None, 2)
     assert (-1, 0) == (owners.max(), len(kinds))
 
@@ -235,7 +235,7 @@ def test_where_a_proposal_owns_a_pixel_its_scores_decide() -> None:
     outside = given.parts < 0
     assert bare.labels[outside].tolist() == found.labels[outside].tolist()
     first = found.regions.masks[0]
-    assert (first == (given.parts == 0)).all()
+    assert first[given.parts == 0].all() and (bare.labels[first & outside] == 0).all()
     np.testing.assert_allclose(slow_posterior([9, 0, 0, 0, 0], "names")[:3], found.region_scores[0], rtol=1e-5)
 
 

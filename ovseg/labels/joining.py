@@ -7,6 +7,7 @@ import numpy as np
 from jaxtyping import Bool, Float, Float32, Int, Int32
 
 from ovseg.masks import intersections
+from ovseg.raster import touching
 from ovseg.types import Regions
 
 
@@ -57,7 +58,7 @@ def merge(
 
     if above >= 1:
         return np.arange(len(kinds))
-    one, other = _neighbours(parts)
+    one, other, _ = touching(parts)
     alike = (kinds[one] == kinds[other]) & ((vectors[one] * vectors[other]).sum(axis=1) > above)
     links = sparse.coo_array((alike[alike], (one[alike], other[alike])), shape=(len(kinds), len(kinds)))
     return np.asarray(csgraph.connected_components(links, directed=False)[1], np.int64)
@@ -78,24 +79,6 @@ def joined(
     np.add.at(sums, groups, weights[:, None] * columns)
     means = sums / np.bincount(groups, weights, count)[:, None]
     return np.append(groups, -1).astype(np.int32)[parts], means.astype(np.float32)
-
-
-def _neighbours(parts: Int32[np.ndarray, "height width"]) -> tuple[Int[np.ndarray, " p"], Int[np.ndarray, " p"]]:
-    """Every pair of regions that touch, the lesser number first."""
-    count = int(parts.max(initial=-1)) + 1
-    found = []
-    for here, there in (
-        (parts[:, :-1], parts[:, 1:]),
-        (parts[:-1], parts[1:]),
-        (parts[:-1, :-1], parts[1:, 1:]),
-        (parts[:-1, 1:], parts[1:, :-1]),
-    ):
-        edge = here != there
-        low, high = here[edge], there[edge]
-        low, high = np.minimum(low, high), np.maximum(low, high)
-        found.append(np.unique(low[low >= 0].astype(np.int64) * count + high[low >= 0]))
-    pairs = np.unique(np.concatenate(found))
-    return pairs // max(count, 1), pairs % max(count, 1)
 
 
 __all__ = ["joined", "merge", "suppress"]
