@@ -1,6 +1,7 @@
-"""`ovseg check --towers`, `--methods`, `--proposers`: what each can do, and whether every method does what it should.
+"""`ovseg check --towers`, `--methods`, `--proposers`, `--encoders`: what each can do.
 
-Tables for people (80 columns), Markdown, or JSON lines; what they say is computed in `conformance`.
+With `--methods` also whether every method does what it should. Tables for people (80 columns), Markdown, or JSON
+lines; what they say is computed in `conformance`.
 """
 
 import json
@@ -12,6 +13,7 @@ from typing import TYPE_CHECKING, Any
 import click
 
 from ovseg.cli.talk import Talk
+from ovseg.errors import UnsupportedTower
 
 if TYPE_CHECKING:
     from ovseg.clip.tower import Capabilities
@@ -81,6 +83,27 @@ def proposers(form: str) -> None:
         SHOWS[form]("Proposers", ("proposer", "gives", "needs", "source"), rows)
 
 
+def encoders(asked: Iterable[tuple[str, Any]], form: str) -> None:
+    """How regions may get vectors: what a vector is, what it costs, and which of these networks it can read."""
+    from ovseg.encoders import ENCODERS
+
+    told = {name: _unread(tower) for name, tower in asked}
+    rows = []
+    for name, row in ENCODERS.items():
+        reads = {tower: not why[name] for tower, why in told.items()}
+        if form == "json":
+            needs = ["network"] if row.needs_clip else []
+            said = {"encoder": name, "what": row.what, "cost": row.cost, "needs": needs, "options": dict(row.options)}
+            refuses = {tower: why[name] for tower, why in told.items() if why[name]}
+            line = {**said, "source": row.source, "reads": reads, "refuses": refuses}
+            click.echo(json.dumps(line, ensure_ascii=False))
+        rows.append((name, row.what, row.cost, *("yes" if can else "-" for can in reads.values())))
+    if form != "json":
+        SHOWS[form]("Encoders", ("encoder", "a region's vector is", "costs beside the dense pass", *told), rows)
+        _sentences("Refused", [(tower, name, why[name]) for tower, why in told.items() for name in why if why[name]],
+                   form)  # fmt: skip
+
+
 def methods(asked: Iterable[tuple[str, Any]], golden: str | None, form: str, talk: Talk) -> int:
     """Invariants on every tower, then parity where its data is; the number of checks that failed."""
     from ovseg.conformance import failed, folder, invariants, parity
@@ -129,6 +152,18 @@ def _invariants(results: list["Result"], form: str) -> None:
         told = [(r.tower, f"{r.method} {r.check}" if verdict == "failed" else r.method, r.sentence) for r in results
                 if r.verdict == verdict]  # fmt: skip
         _sentences(title, told, form)
+
+
+def _unread(tower: Any) -> Mapping[str, str]:
+    """For each encoder why it cannot read this tower; empty where it can."""
+    from ovseg.clip.families import find
+    from ovseg.encoders import ENCODERS
+
+    try:
+        walk = find(tower)
+    except UnsupportedTower as error:
+        return dict.fromkeys(ENCODERS, str(error))
+    return {name: row.refuses(walk) if row.refuses else "" for name, row in ENCODERS.items()}
 
 
 def _checked(method: str, found: list["Result"]) -> Sequence[str]:
@@ -238,6 +273,7 @@ __all__ = [
     "SHOWS",
     "Show",
     "asked_towers",
+    "encoders",
     "methods",
     "models_here",
     "proposers",

@@ -85,6 +85,7 @@ def weights_path(name: str) -> None:
 @click.option("--towers", "all_towers", is_flag=True, help="Which methods each kind of network can do, and why not.")
 @click.option("--methods", "all_methods", is_flag=True, help="Hold every method to its invariants, and to its program.")
 @click.option("--proposers", "all_proposers", is_flag=True, help="Where regions may come from, and what each needs.")
+@click.option("--encoders", "all_encoders", is_flag=True, help="How regions may be described, and by which networks.")
 @click.option("--model", "models", multiple=True, metavar="SPEC", help="tiny, ARCH/TAG, ARCH@FILE or FILE; repeatable.")
 @click.option("--architecture", "architectures", multiple=True, metavar="ARCH", help="open_clip's, random numbers.")
 @click.option("--golden", metavar="DIR", help="Stored answers of the released programs (or set OVSEG_GOLDEN).")
@@ -95,6 +96,7 @@ def check(
     all_towers: bool,
     all_methods: bool,
     all_proposers: bool,
+    all_encoders: bool,
     models: tuple[str, ...],
     architectures: tuple[str, ...],
     golden: str | None,
@@ -115,17 +117,26 @@ def check(
       ovseg check --methods --architecture ViT-B-16 --markdown
       ovseg check --methods --towers                every method on every kind of network
       ovseg check --proposers
+      ovseg check --encoders --model tiny --architecture convnext_base
     """
     if all_proposers:
         from ovseg.cli import capabilities
 
         capabilities.proposers("json" if as_json else "markdown" if markdown else "table")
         return
+    if all_encoders:
+        from ovseg.cli import capabilities
+
+        asked = capabilities.asked_towers(models if models or architectures else ("tiny",), architectures, False)
+        capabilities.encoders(asked, "json" if as_json else "markdown" if markdown else "table")
+        return
     if all_towers or all_methods:
         form = "json" if as_json else "markdown" if markdown else "table"
         sys.exit(_capabilities(all_towers, all_methods, models, architectures, golden, form, Talk(quiet, False)))
     if models or architectures or golden or markdown:
-        raise BadUsage("--model, --architecture, --golden and --markdown go with --methods or --towers: add one")
+        raise BadUsage(
+            "--model, --architecture, --golden and --markdown go with --methods, --towers or --encoders: add one"
+        )
     import platform
     from importlib.metadata import PackageNotFoundError, version
 

@@ -11,6 +11,7 @@ import ovseg.conformance
 from ovseg import cli
 from ovseg.clip.methods import LAST_BLOCKS
 from ovseg.conformance.plugins import PLUGINS
+from ovseg.encoders import ENCODERS
 
 
 @pytest.fixture
@@ -43,6 +44,23 @@ def test_towers_of_named_models_as_lines(run: Any) -> None:
     lines = [json.loads(line) for line in out.splitlines()]
     assert code == 0 and [line["tower"] for line in lines] == ["tiny", "random/ViT-S-32"]
     assert lines[0]["depth"] == 6 and lines[0]["methods"] == list(LAST_BLOCKS) and lines[0]["refuses"] == {}
+
+
+def test_encoders_are_told_with_what_each_network_can_do(run: Any) -> None:
+    code, out, _ = run("--encoders", "--json", "--model", "tiny", "--architecture", "convnext_base")
+    lines = {line["encoder"]: line for line in map(json.loads, out.splitlines())}
+    assert code == 0 and list(lines) == list(ENCODERS)
+    assert all(line["what"] and line["cost"] and line["source"] for line in lines.values())
+    assert lines["bias"]["reads"] == {"tiny": True, "random/convnext_base": False}
+    assert "no attention is left" in lines["bias"]["refuses"]["random/convnext_base"]
+    assert lines["convnext"]["reads"] == {"tiny": False, "random/convnext_base": True}
+    assert lines["pool"]["needs"] == [] and lines["bias"]["options"]["start"] == 9
+    code, out, _ = run("--encoders")
+    assert code == 0 and max(len(line) for line in out.splitlines()) <= 80 and "Refused" in out
+    rows = [line.split()[0] for line in out.splitlines() if line.split()[-1:] in (["yes"], ["-"])]
+    assert set(ENCODERS) <= set(rows)
+    code, out, _ = run("--encoders", "--markdown")
+    assert code == 0 and f"| bias | {ENCODERS['bias'].what} | {ENCODERS['bias'].cost} | yes |" in out
 
 
 def test_methods_of_the_bundled_model_pass_and_lacking_parity_is_said(run: Any) -> None:
