@@ -13,6 +13,9 @@ alpha  a network with the mask as its fourth channel (Alpha-CLIP, arXiv:2312.038
 circle the whole picture with a red circle round the region and a blur outside (arXiv:2304.06712): not for people, see
        `marks`.
 
+vote   the cells' own posteriors, averaged in the mask: words decide before pooling.
+ensemble, blend  several of these together: rows mixed with a weight per mask, or two posteriors blended name by name.
+
 Vectors are unit rows; an empty mask gives a zero row, which likes every name the same.
 """
 
@@ -27,11 +30,13 @@ from ovseg.encoders.alpha import alpha
 from ovseg.encoders.alpha import refuses as refuses_alpha
 from ovseg.encoders.crops import crop, guided
 from ovseg.encoders.described import Described, region_rows, unit
+from ovseg.encoders.ensemble import blend, ensemble, members_of
 from ovseg.encoders.inside import bias, bias_blocks, convnext, convnext_blocks, foveal, foveal_blocks, no_map, no_own
 from ovseg.encoders.marks import circle
 from ovseg.encoders.masked import masked_crop
 from ovseg.encoders.pool import pool
 from ovseg.encoders.rows import Encoder, View
+from ovseg.encoders.votes import vote
 from ovseg.errors import BadInput, BadUsage, UnknownName, UnsupportedTower
 from ovseg.types import DenseFeatures, Regions
 
@@ -110,6 +115,26 @@ ENCODERS: Mapping[str, Encoder] = MappingProxyType(
             cost="n passes, batched",
             source="red circle (arXiv:2304.06712), pumpkin805/FALIP@583df71",
         ),
+        "vote": Encoder(
+            vote,
+            {"hard": False},
+            what="mean posterior of the cells in the mask",
+            source="EdaDet (arXiv:2309.01151); hard: Semantic-Segment-Anything@4bc7581",
+        ),
+        "ensemble": Encoder(
+            combine=ensemble,
+            options={"members": ["pool", "crop"], "weights": "entropy", "beta": 0.85},
+            what="rows of several encoders, mixed with a weight per mask",
+            cost="its members'",
+            source="after AutoCLIP (arXiv:2309.16414)",
+        ),
+        "blend": Encoder(
+            combine=blend,
+            options={"members": ["pool", "crop"], "alpha": 0.4, "beta": 0.8, "seen": []},
+            what="posteriors of two encoders, blended name by name",
+            cost="its members'",
+            source="FC-CLIP (arXiv:2308.02487), bytedance/fc-clip@7791b83",
+        ),
     }
 )
 
@@ -135,11 +160,15 @@ def describe(name: str, view: View, regions: Regions, **options: Any) -> Describ
         raise BadUsage(f"encoder {name} looks at the picture again: it needs the CLIP network, and none was given")
     if view.clip is not None:
         _check(name, view.clip)
+    every = {**row.options, **options}
+    if row.combine is not None:
+        return row.combine([describe(member, view, regions, **own) for member, own in members_of(every)], every)
+    assert row.run is not None, "an encoder runs or combines"
     filled = np.flatnonzero(regions.area > 0)
-    vectors = np.zeros((len(regions), len(view.features.whole)), np.float32)
-    if len(filled):
-        vectors[filled] = unit(row.run(view, regions[filled], {**row.options, **options}))
-    return Described(vectors)
+    if not len(filled):
+        return Described(np.zeros((len(regions), len(view.features.whole)), np.float32))
+    said = row.run(view, regions[filled], every)
+    return (said if isinstance(said, Described) else Described(unit(said))).spread(filled, len(regions))
 
 
 def encode(
@@ -167,9 +196,11 @@ def blocks(name: str, clip: "Clip", options: Mapping[str, Any]) -> tuple[int, ..
     """
     from ovseg.clip.families import find
 
-    row = encoder(name)
+    row, every = encoder(name), {**encoder(name).options, **options}
     _check(name, clip)
-    return () if row.blocks is None else row.blocks(find(clip.visual), {**row.options, **options})
+    if row.combine is not None:
+        return tuple(sorted({block for member, own in members_of(every) for block in blocks(member, clip, own)}))
+    return () if row.blocks is None else row.blocks(find(clip.visual), every)
 
 
 def encoder(name: str) -> Encoder:

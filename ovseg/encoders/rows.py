@@ -1,12 +1,13 @@
 """What a row of `ENCODERS` is, and what it gets to see: nothing here computes."""
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 from jaxtyping import Float32, UInt8
 
+from ovseg.encoders.described import Described
 from ovseg.errors import BadInput
 from ovseg.types import DenseFeatures, Regions
 
@@ -34,7 +35,8 @@ class View:
             )
 
 
-Run = Callable[[View, Regions, Mapping[str, Any]], Float32[np.ndarray, "n dim"]]
+Run = Callable[[View, Regions, Mapping[str, Any]], Float32[np.ndarray, "n dim"] | Described]
+Combine = Callable[[Sequence[Described], Mapping[str, Any]], Described]  # of what the members said
 Blocks = Callable[[Any, Mapping[str, Any]], tuple[int, ...]]  # of a walk and every option: blocks whose input is wanted
 Refuses = Callable[[Any], str]  # of a walk: empty where the encoder can read this tower, else what the tower lacks
 
@@ -45,17 +47,22 @@ class Encoder:
 
     `run` gets the view, the regions without empty ones and every option, and may return rows of any length. The dense
     pass keeps what enters the `blocks` as the view's taps. `what` says in a line what a vector is, `cost` how many
-    passes of the network n regions take beyond the dense one.
+    passes of the network n regions take beyond the dense one. A row with `combine` in place of `run` asks the encoders
+    of its option `members`.
     """
 
-    run: Run
+    run: Run | None = None
     options: Mapping[str, Any] = field(default_factory=dict)
     needs_clip: bool = False
     blocks: Blocks | None = None
     refuses: Refuses | None = None
+    combine: Combine | None = None
     what: str = ""
     cost: str = "none"
     source: str = ""
 
+    def __post_init__(self) -> None:
+        assert (self.run is None) != (self.combine is None), "an encoder runs or combines"
 
-__all__ = ["Blocks", "Encoder", "Refuses", "Run", "View"]
+
+__all__ = ["Blocks", "Combine", "Encoder", "Refuses", "Run", "View"]

@@ -26,3 +26,8 @@ def test_vectors_that_are_no_numbers_are_refused() -> None:
 
 def test_unit_leaves_zeros() -> None:
     np.testing.assert_allclose([[0.6, 0.8], [0, 0]], unit(np.array([[3, 4], [0, 0]], np.float32)), atol=1e-6)
+
+
+def test_spread_regions_leave_the_others_empty() -> None:
+    spread = Described(np.eye(2, dtype=np.float32)).spread(np.array([3, 1]), 4)
+    assert spread.vectors.tolist() == [[0, 0], [0, 1], [0, 0], [1, 0]]
