@@ -63,7 +63,6 @@ class Vocabulary:
     unlabelled. `thresholds` holds the names that have their own. A `head` adds to all rows of a name what examples of
     it say. `levels` are gain and offset of each row's cosine: rows made of pictures live on another range than words.
     """
-    `crowd` is what the presence of names is judged by.
 
     names: tuple[str, ...]
     vectors: Float32[np.ndarray, "rows dim"]
