@@ -300,7 +300,7 @@ class Pipeline:
         if isinstance(image, list | tuple):
             return [self.compare(one, names, others, channel_order=channel_order, progress=progress) for one in image]
         recipes, source = comparing.beside(self.recipe, others), image if isinstance(image, str | os.PathLike) else ""
-        changed = [{key: getattr(one, key) for key in ("templates", "negatives")} for one in recipes]
+        changed = [{key: getattr(one, key) for key in ("templates", "negatives", "absent")} for one in recipes]
         words = [self.vocabulary(names, **_without(own, changed[0])) for own in changed]
         ready = self._encoded(image, channel_order, progress) if isinstance(image, Encoding) else None
         picture = images.read(image, channel_order=channel_order) if ready is None else ready.image

@@ -5,6 +5,7 @@ Names are drawn as plain text in whatever fonts the machine has (`text` says wha
 legend says so if a name had to lose signs.
 """
 
+from ovseg.draw.disputed import disputed
 from ovseg.draw.files import class_table, index_png, png
 from ovseg.draw.heat import COLOUR_MAPS, heatmap
 from ovseg.draw.overlays import overlay, with_prompts
@@ -12,6 +13,7 @@ from ovseg.draw.overlays import overlay, with_prompts
 __all__ = [
     "COLOUR_MAPS",
     "class_table",
+    "disputed",
     "heatmap",
     "index_png",
     "overlay",

@@ -39,8 +39,8 @@ def heatmap(
     if not low < high:
         high = low + 1.0
     factor = enlargement(image) if scale else 1
-    table = _colour_table(colours)
-    heat = table[_steps(enlarge(values, factor), low, high)]
+    table = colour_table(colours)
+    heat = table[steps(enlarge(values, factor), low, high)]
     grey = cv2.cvtColor(enlarge(image, factor), cv2.COLOR_RGB2GRAY)[:, :, None]
     canvas = blend(np.broadcast_to(grey, heat.shape), heat, opacity)
     unit = text_size(*canvas.shape[:2])
@@ -110,11 +110,12 @@ def _ticks(low: Number, high: Number, most: int) -> tuple[float, list[float]]:
     return step, [round(i * step, 12) for i in range(first, last + 1)]
 
 
-def _steps(values: Float32[np.ndarray, "height width"], low: Number, high: Number) -> UInt8[np.ndarray, "height width"]:
+def steps(values: Float32[np.ndarray, "height width"], low: Number, high: Number) -> UInt8[np.ndarray, "height width"]:
+    """The place of each value in a colour table."""
     return np.rint((values - low) * (255 / (high - low))).clip(0, 255).astype(np.uint8)
 
 
-def _colour_table(colours: str) -> UInt8[np.ndarray, "256 3"]:
+def colour_table(colours: str) -> UInt8[np.ndarray, "256 3"]:
     """RGB of 256 steps of a colour map."""
     import cv2
 
@@ -123,4 +124,4 @@ def _colour_table(colours: str) -> UInt8[np.ndarray, "256 3"]:
     return np.ascontiguousarray(bgr[:, 0, ::-1])
 
 
-__all__ = ["COLOUR_MAPS", "heatmap"]
+__all__ = ["COLOUR_MAPS", "colour_table", "heatmap", "steps"]
