@@ -17,11 +17,12 @@ from typing import TYPE_CHECKING, Any, overload
 import numpy as np
 from jaxtyping import Float32
 
-from ovseg import anomaly, click, comparing, encoders, exemplars, images, runtime, weights
+from ovseg import anomaly, click, comparing, discovery, encoders, exemplars, images, runtime, weights
 from ovseg.click import Click
 from ovseg.clip import text
 from ovseg.clip.guides import Guide
 from ovseg.clip.load import Clip
+from ovseg.discovery import Lexicon
 from ovseg.errors import BadUsage
 from ovseg.imageside import Encoding, ImageSide, Progress
 from ovseg.opening import best_here, fetch, mask_model, networks
@@ -64,6 +65,7 @@ class Pipeline:
         self.side = ImageSide(recipe, clip, self.masks, guide, cache, self.embeddings)
         self._vocabularies: dict[Any, Vocabulary] = {}
         self._crowd: Crowd | None = None
+        self._lexicon: tuple[tuple[str, ...] | None, Lexicon] | None = None
         self._lock = threading.Lock()
 
     @classmethod
@@ -235,6 +237,39 @@ class Pipeline:
         recipe = self._asking(changes)
         vocabulary = self.vocabulary(names, templates=changes.get("templates"), negatives=changes.get("negatives"))
         return click.named(found, vocabulary, recipe)
+
+    def lexicon(self, words: Any = None) -> Lexicon:
+        """A list of words, or a .txt file with one a line, with their vectors, for `discover`; the last one is kept.
+
+        Without words: those that the model was taught, if it says so, else the bundled nouns.
+        """
+        key = None if words is None else discovery.read_list(words)
+        kept = self._lexicon
+        if kept is None or kept[0] != key:
+            kept = (key, discovery.read(self.clip, key, self.recipe.templates, self.cache))
+            self._lexicon = kept
+        return kept[1]
+
+    def discover(
+        self,
+        image: Any,
+        words: Any = None,
+        *,
+        most: int | None = None,
+        whole: float | int = discovery.WHOLE,
+        alpha: float | int = discovery.ALPHA,
+        channel_order: str = "rgb",
+    ) -> Segmentation:
+        """What is in a picture, found among many words (a `Lexicon`, or what `lexicon` takes) without being asked for.
+
+        Regions are the recipe's; where its proposer makes none or needs names they are of `sam-coarse` if there is a
+        SAM, else of `felzenszwalb`, as the result's recipe and a note say. `whole` is the picture's share in a region's
+        vector. A word must beat every negative and pass presence (`alpha` as in the recipe); alike words are one name,
+        at most `most` are told. Nothing found is an empty answer.
+        """
+        encoding = self._encoded(image, channel_order, None)
+        lexicon = words if isinstance(words, Lexicon) else self.lexicon(words)
+        return discovery.discover(self.side, encoding, lexicon, self.vocabulary, most=most, whole=whole, alpha=alpha)
 
     def look(self, image: Any, where: Any, *, channel_order: str = "rgb") -> Float32[np.ndarray, "n dim"]:
         """A unit vector of what is shown in a picture: a mask, a box (XYXY, pixels) or `Regions`, by this encoder."""
