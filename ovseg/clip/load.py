@@ -341,7 +341,7 @@ def _set_aside(state: dict[str, Tensor]) -> tuple[dict[str, Tensor], dict[str, T
     """The network's own tensors, and those that belong to region encoders, by their name in `PARTS`."""
     parts = {name: state[f"visual.{name}"] for name in PARTS if f"visual.{name}" in state}
     own = {key: value for key, value in state.items() if key.removeprefix("visual.") not in parts}
-    return keymaps.openai_attention(own), parts
+    return keymaps.translated(own), parts
 
 
 def _some(keys: list[str]) -> str:

@@ -7,6 +7,7 @@ bias   a token beside the image's own in the last blocks, which sees the region'
 foveal the image's own token with more weight on the region's cells: context stays (FALIP).
 crop   the network's own image vector of the region's box: one pass a region, no context, and the background inside the
        box counts too.
+roi    the box in the dense map, by torchvision's roi_align (CLIPSelf, arXiv:2310.01403).
 guided crops at several margins, averaged (after GC-CLIP, arXiv:2309.06581).
 masked-crop  the crop with everything outside the mask blanked (OVSeg, arXiv:2210.04150), best with its own checkpoint.
 alpha  a network with the mask as its fourth channel (Alpha-CLIP, arXiv:2312.03818); needs its checkpoint.
@@ -34,7 +35,7 @@ from ovseg.encoders.ensemble import blend, ensemble, members_of
 from ovseg.encoders.inside import bias, bias_blocks, convnext, convnext_blocks, foveal, foveal_blocks, no_map, no_own
 from ovseg.encoders.marks import circle
 from ovseg.encoders.masked import masked_crop
-from ovseg.encoders.pool import pool
+from ovseg.encoders.pool import pool, roi
 from ovseg.encoders.rows import Encoder, View
 from ovseg.encoders.votes import vote
 from ovseg.errors import BadInput, BadUsage, UnknownName, UnsupportedTower
@@ -46,6 +47,11 @@ if TYPE_CHECKING:
 ENCODERS: Mapping[str, Encoder] = MappingProxyType(
     {
         "pool": Encoder(pool, what="mean of the dense map's cells in the mask", source="FC-CLIP (arXiv:2308.02487)"),
+        "roi": Encoder(
+            roi,
+            what="mean of the dense map in the box, by roi_align",
+            source="CLIPSelf (arXiv:2310.01403), RegionCLIP (arXiv:2112.09106)",
+        ),
         "convnext": Encoder(
             convnext,
             needs_clip=True,
