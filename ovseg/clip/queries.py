@@ -79,7 +79,7 @@ def refocus(
     the last the own token's share.
     """
     step = max(1, TOKENS_AT_ONCE // rows.shape[1])
-    return torch.cat([_refocused(walk, tokens, grid, some, first) for some in rows.split(step)])
+    return torch.cat([_refocused(walk, tokens, grid, some, first) for some in torch.split(rows, step)])
 
 
 def spans(low: float, high: float, released: bool = False) -> tuple[int, int]:

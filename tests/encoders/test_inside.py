@@ -364,6 +364,16 @@ def test_a_bfloat16_prefix_moves_vectors_a_little(clip: Clip, name: str) -> None
     assert ((exact * half).sum(axis=1) > 0.99).all()
 
 
+@pytest.mark.parametrize("name", OWN)
+def test_a_compiled_prefix_gives_the_same_taps_and_vectors(clip: Clip, name: str) -> None:
+    pytest.importorskip("openvino")
+    picture, regions = tiny.picture(48, 112), Regions.from_masks(some_masks(48, 112))
+    torch_made = view_of(clip, picture, name, Reading(short_side=48))
+    compiled = view_of(clip, picture, name, Reading(short_side=48, runtime="openvino"))
+    exact, found = (describe(name, view, regions).vectors for view in (torch_made, compiled))
+    np.testing.assert_allclose(exact, found, atol=1e-4)
+
+
 def test_bad_options_get_a_sentence(clip: Clip) -> None:
     view = View(clip, tiny.picture(), DenseFeatures(np.ones((32, 6, 10), np.float32), np.ones(32, np.float32), 48, 80))
     regions = Regions.from_masks(np.ones((1, 48, 80), bool))
