@@ -1,6 +1,7 @@
 """What was found, laid over the picture: colours, outlines, names where they have room."""
 
 import functools
+from collections.abc import Sequence
 
 import numpy as np
 from jaxtyping import Float, Int, UInt8
@@ -24,6 +25,7 @@ def overlay(
 ) -> UInt8[np.ndarray, "rows cols 3"]:
     """The picture with every name in its colour, and a legend below it (beside it if the picture is upright).
 
+    Lines go round the panoptic segments: things of one name that touch are told apart, stuff is in one piece.
     The legend has a row a name: colour, share of the picture, mean posterior over the name's pixels; names without a
     pixel stand last, greyed, as "not found". Without the legend the result has the picture's size; with it a picture
     below 320 px is enlarged by a whole number.
@@ -31,14 +33,15 @@ def overlay(
     same_size(image, segmentation.labels.shape)
     factor = enlargement(image) if legend else 1
     unit = text_size(image.shape[0] * factor, image.shape[1] * factor)
-    owners = enlarge(segmentation.owners, factor)
+    ids, segments = segmentation.panoptic()
+    owners = enlarge(ids - 1, factor)
     found = enlarge(segmentation.labels, factor)
     canvas = _tint(enlarge(image, factor), found, segmentation.colours, opacity)
     if outlines:
         canvas = outline(canvas, owners, max(1.0, unit / 12))
     picture = Image.fromarray(canvas)
     if labels:
-        _chips(picture, segmentation, owners, unit)
+        _chips(picture, segmentation, owners, [segment["name"] for segment in segments], unit)
     if not legend:
         return np.array(picture)
     return np.array(with_legend(picture, segmentation, unit))
@@ -84,21 +87,25 @@ def with_prompts(
 
 
 def _chips(
-    picture: Image.Image, segmentation: Segmentation, owners: Int[np.ndarray, "height width"], unit: int
+    picture: Image.Image,
+    segmentation: Segmentation,
+    owners: Int[np.ndarray, "height width"],
+    names: Sequence[str],
+    unit: int,
 ) -> None:
-    """Names on dark chips, at the deepest place of each region that has room for one, the largest regions first."""
+    """Names on dark chips, at the deepest place of each segment that has room for one, the largest segments first."""
     import cv2
 
-    kinds = segmentation.region_labels
-    sizes = np.bincount(owners[owners >= 0], minlength=len(kinds))
+    colours = dict(zip(segmentation.names, segmentation.colours.tolist(), strict=True))
+    sizes = np.bincount(owners[owners >= 0], minlength=len(names))
     margin = round(unit * 0.4)
     taken = Image.new("1", picture.size)
-    for region in np.argsort(-sizes, kind="stable")[:40].tolist():
-        here = owners == region
+    for segment in np.argsort(-sizes, kind="stable")[:40].tolist():
+        here = owners == segment
         rows, cols = np.flatnonzero(here.any(axis=1)), np.flatnonzero(here.any(axis=0))
-        chip = _chip(segmentation.names[kinds[region]], tuple(segmentation.colours[kinds[region]].tolist()), unit)
+        chip = _chip(names[segment], tuple(colours[names[segment]]), unit)
         tall, wide = int(rows[-1] - rows[0]), int(cols[-1] - cols[0])
-        if chip.width > 0.9 * wide or chip.height > 0.6 * tall or chip.width * chip.height > 0.4 * sizes[region]:
+        if chip.width > 0.9 * wide or chip.height > 0.6 * tall or chip.width * chip.height > 0.4 * sizes[segment]:
             continue
         step = max(1, max(tall, wide) // 256)
         part = here[rows[0] : rows[-1] + 1 : step, cols[0] : cols[-1] + 1 : step]

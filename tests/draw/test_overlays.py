@@ -1,6 +1,7 @@
 import dataclasses
 
 import numpy as np
+from scipy import ndimage
 
 from ovseg.draw import overlay, with_prompts
 from ovseg.types import Regions
@@ -77,3 +78,25 @@ def test_what_was_asked_is_drawn_where_it_was_asked_on_small_and_large_pictures(
         rows, cols = np.nonzero((box > 200).all(axis=2))
         found = np.array([cols.min(), rows.min(), cols.max() + 1, rows.max() + 1])
         assert np.abs(found - factor * np.array([10, 20, 50, 60])).max() <= 2  # half of a line
+
+
+def test_touching_things_of_one_name_are_told_apart_and_stuff_is_not() -> None:
+    image = np.full((48, 60, 3), 120, np.uint8)
+    parts = np.full((48, 60), -1, np.int32)
+    parts[:24, :18], parts[:24, 18:36] = 0, 1  # one name, two masks side by side
+    rows = np.array([[20, 0, 0], [20, 0, 0]], np.float32)
+    changed = {}
+    for name in ("cat", "grass"):
+        found = segmentation(PLAN, [name, "dog"], 12, parts=parts, part_rows=rows)
+        plain, lined = (overlay(image, found, outlines=on, labels=False, legend=False) for on in (False, True))
+        changed[name] = (plain != lined).any(axis=2)
+    assert changed["cat"][4:16, 17:19].all() and not changed["grass"][4:16, 8:28].any()
+    assert (changed["cat"] | ~changed["grass"]).all()  # what lies round the outside is the same
+    image = np.full((480, 600, 3), 120, np.uint8)
+    named = {}
+    for name in ("cat", "moss"):
+        found = segmentation(PLAN, [name, "dog"], 120, parts=parts.repeat(10, 0).repeat(10, 1), part_rows=rows)
+        bare, drawn = (overlay(image, found, outlines=False, labels=on, legend=False) for on in (False, True))
+        named[name] = (bare != drawn).any(axis=2)
+    assert [3, 2] == [ndimage.label(where)[1] for where in named.values()]  # each cat and the dog; the moss and the dog
+    assert named["cat"][:240, :180].any() and named["cat"][:240, 180:360].any()
