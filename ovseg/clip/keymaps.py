@@ -3,12 +3,13 @@
 | program | its keys | here |
 |---|---|---|
 | Alpha-CLIP (SunzeY/AlphaCLIP@e5676c9) | `.attn.in_proj.weight` | `.attn.in_proj_weight` |
-| CLIPSelf (wusize/CLIPSelf@115d571), DeCLIP: EVA-CLIP's code | `visual.blocks.0.mlp.w1` | `visual.trunk.blocks.0.mlp.fc1_g` |
+| CLIPSelf (wusize/CLIPSelf@115d571), DeCLIP | `visual.blocks.0.mlp.w1` | `visual.trunk.blocks.0.mlp.fc1_g` |
 | RegionCLIP (microsoft/RegionCLIP@7bab55c) | `backbone.layer1`, `lang_encoder.ln_final` | `visual.layer1`, `ln_final` |
 
-Names alone change. RegionCLIP's files hold a detector and a teacher besides, which are left out, and no `logit_scale`,
-which nothing here is computed from: they get OpenAI's 100. Say the architecture as for the original: EVA02-B-16,
-RN50-quickgelu. CLIPSelf's towers read dense features by the value path of the last block: method `maskclip`.
+Names alone change. The second are written by EVA-CLIP's own code. RegionCLIP's files hold a detector and a teacher
+besides, which are left out, and no `logit_scale`, which nothing here is computed from: they get OpenAI's 100. Say the
+architecture as for the original: EVA02-B-16, RN50-quickgelu. CLIPSelf's towers read dense features by the value path of
+the last block: method `maskclip`.
 """
 
 import math
