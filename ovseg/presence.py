@@ -15,7 +15,7 @@ does (area under the ROC 0.88 against 0.80 for the larger of the whole picture's
 hundredth of cells): a thing next to the named one takes the cells that the bare cosine would count.
 """
 
-from dataclasses import dataclass
+from dataclasses import dataclass, field, replace
 
 import numpy as np
 from jaxtyping import Bool, Float, Float32, Int
@@ -31,13 +31,19 @@ LEAST = 1e-30  # of what is left of a crowd in a cell, relative to its best
 
 @dataclass(frozen=True, eq=False)
 class Crowd:
-    """Unit text rows of words that nobody asked for: nouns, which are also the null, and what the ground is called."""
+    """Unit text rows of words that nobody asked for: nouns, which are also the null, and what the ground is called.
+
+    `asked` are the phrases of a question in the same wording, `owner` the name that each speaks for: whoever is held
+    against a crowd must be worded as the crowd is, or the wording decides.
+    """
 
     nouns: Float32[np.ndarray, "nouns dim"]
     ground: Float32[np.ndarray, "ground dim"]
+    asked: Float32[np.ndarray, "asked own_dim"] = field(default_factory=lambda: np.zeros((0, 0), np.float32))
+    owner: Int[np.ndarray, " asked"] = field(default_factory=lambda: np.zeros(0, np.int64))
 
     def __post_init__(self) -> None:
-        for what, rows in (("nouns", self.nouns), ("ground", self.ground)):
+        for what, rows in (("nouns", self.nouns), ("ground", self.ground), ("phrases", self.asked)):
             if len(rows) and not np.allclose(np.linalg.norm(rows, axis=1), 1, atol=1e-3):
                 raise BadInput(f"rows of a crowd's {what} must have length 1: normalise them first")
 
@@ -46,13 +52,18 @@ class Crowd:
         """Nouns, then ground words."""
         return np.concatenate([self.nouns, self.ground])
 
+    def joined(self, more: "Crowd", names: int) -> "Crowd":
+        """The same crowd for the names of this question, `names` of them, and then those of another."""
+        asked = np.concatenate([self.asked, more.asked]) if len(self.asked) else more.asked
+        return replace(self, asked=asked, owner=np.concatenate([self.owner, more.owner + names]))
+
 
 @dataclass(frozen=True, eq=False)
 class Presence:
     """How sure it is that each name is in a picture.
 
     `odds` are natural logarithms, comparable between pictures. `share` is one minus the chance of a noun to do as well,
-    (nouns beaten) / (nouns + 1), in [0, 1); `nouns` how many were left to compare with. `null` are the odds of all
+    (nouns beaten) / (nouns + 1), in [0, 1]; `nouns` how many were left to compare with. `null` are the odds of all
     nouns.
     """
 
@@ -60,6 +71,11 @@ class Presence:
     share: Float32[np.ndarray, " names"]
     nouns: Int[np.ndarray, " names"]
     null: Float32[np.ndarray, " all_nouns"]
+
+    def sparing(self, spared: Bool[np.ndarray, " names"]) -> "Presence":
+        """The same for all but some names, which pass any judgement."""
+        odds = np.where(spared, np.float32(np.inf), self.odds)
+        return replace(self, odds=odds, share=np.where(spared, np.float32(1), self.share))
 
     def judge(self, alpha: float | int, cut: float | int | None = None) -> Bool[np.ndarray, " names"]:
         """Which names are there: odds of `cut` or more where one was calibrated, else a share of 1 - `alpha` or more.

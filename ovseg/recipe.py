@@ -18,10 +18,12 @@ from ovseg.clip.guides import GUIDES
 from ovseg.clip.methods import canonical, needs
 from ovseg.errors import BadUsage, UnknownName
 from ovseg.evidence import REFINERS
+from ovseg.presence import check_rate
 from ovseg.stuff import stuff_words
 
 PROBABILITIES = ("names", "rows")
 UNCOVERED = ("dense", "none")
+ABSENT = ("off", "presence")
 
 
 @dataclass(frozen=True)
@@ -35,10 +37,12 @@ class Recipe:
     name whose vectors have a cosine above `merge` are one thing (1: off, both). `stuff` is a row of `stuff.STUFF` or a
     list of words: names that are not counted one by one.
     `stages` change the cells' scores in their order: names of `stages.STAGES`, or {name: options}. `refine`, `area` and
-    `closing` are as in `evidence.Evidence`. `model` is a name that `clip.load` opens, `sam` a row of the weights'
-    manifest, or empty. `guide` is a name that `clip.guides` opens: the other network that a guided method takes its
-    attention from, and the stages of any other method. `runtime` and `precision` say who computes the network's
-    unchanged blocks (`runtime.RUNTIMES`), and at which precision.
+    `closing` are as in `evidence.Evidence`. `absent` "presence" strikes names that are not in the picture: of absent
+    names a share of `alpha` passes, or those whose odds reach `presence_cut` (`presence`); "off" asks all. A label
+    needs a lead of `margin` over the second best, and an entropy of at most `entropy` of the largest. `model` is a name
+    that `clip.load` opens, `sam` a row of the weights' manifest, or empty. `guide` is a name that `clip.guides` opens:
+    the other network that a guided method takes its attention from, and the stages of any other method. `runtime` and
+    `precision` say who computes the network's unchanged blocks (`runtime.RUNTIMES`), and at which precision.
     """
 
     name: str = "own"
@@ -72,6 +76,11 @@ class Recipe:
     refine: str = "none"
     area: float = 0.0
     closing: int = 0
+    absent: str = "off"
+    alpha: float | int = 0.05
+    presence_cut: float | int | None = None
+    margin: float | int = 0.0
+    entropy: float | int = 1.0
     runtime: str = "torch"
     precision: str = "float32"
 
@@ -92,6 +101,7 @@ class Recipe:
             ("encoder", self.encoder, encoders.ENCODERS),
             ("overlap", self.overlap, labels.OVERLAPS),
             ("refine", self.refine, REFINERS),
+            ("absent", self.absent, ABSENT),
         ):
             if value not in known:
                 raise UnknownName.of(what, value, known)
@@ -112,6 +122,9 @@ class Recipe:
             raise BadUsage(f"scale must be positive: got {self.scale}")
         if not 0 <= self.area <= 1:
             raise BadUsage(f"area is a share of the labelled pixels in [0, 1]: got {self.area}")
+        check_rate(self.alpha)
+        if not 0 <= self.margin <= 1 or not 0 <= self.entropy <= 1:
+            raise BadUsage(f"margin and entropy are in [0, 1]: got {self.margin} and {self.entropy}")
         if self.closing < 0 or (self.closing and self.closing % 2 == 0):
             raise BadUsage(f"closing is an odd number of pixels, or 0 for none: got {self.closing}")
         object.__setattr__(self, "stages", stages.canonical(self.stages))
@@ -282,4 +295,4 @@ def preset(name: str) -> Recipe:
     return PRESETS[name]
 
 
-__all__ = ["PRESETS", "PROBABILITIES", "Recipe", "UNCOVERED", "preset"]
+__all__ = ["ABSENT", "PRESETS", "PROBABILITIES", "Recipe", "UNCOVERED", "preset"]

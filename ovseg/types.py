@@ -20,6 +20,7 @@ from ovseg.errors import BadInput, BadUsage
 from ovseg.evidence import Evidence
 from ovseg.head import REASONS, answer, unknown
 from ovseg.panoptic import Instance, Segments, segments_of
+from ovseg.presence import Crowd
 from ovseg.raster import Rle, areas, decode_rle, encode_rle, palette, rles_of, split, upsample
 from ovseg.stuff import stuff_among, stuff_words
 
@@ -62,6 +63,7 @@ class Vocabulary:
     A name with synonyms owns several rows and scores as its best one; a negative wins pixels and leaves them
     unlabelled. `thresholds` holds the names that have their own. A `head` adds to all rows of a name what examples of
     it say. `levels` are gain and offset of each row's cosine: rows made of pictures live on another range than words.
+    `crowd` is what the presence of names is judged by.
     """
 
     names: tuple[str, ...]
@@ -72,6 +74,7 @@ class Vocabulary:
     notes: tuple[str, ...] = ()
     head: Head | None = None
     levels: Float32[np.ndarray, "rows 2"] | None = None
+    crowd: Crowd | None = None
 
     def __post_init__(self) -> None:
         if len(self.vectors) != len(self.owner):
@@ -83,8 +86,6 @@ class Vocabulary:
         missing = set(range(len(self.names))) - set(self.owner.tolist())
         if missing or (len(self.owner) and not -1 <= self.owner.min() <= self.owner.max() < len(self.names)):
             raise BadInput(f"owners must be -1 or 0..{len(self.names) - 1}, each name with a row: got {self.owner}")
-        if self.levels is not None and len(self.levels) != len(self.owner):
-            raise BadInput(f"every row needs its level: {len(self.owner)} rows, {len(self.levels)} levels")
         if self.levels is not None and len(self.levels) != len(self.owner):
             raise BadInput(f"every row needs its level: {len(self.owner)} rows, {len(self.levels)} levels")
         if len(self.vectors) and not np.allclose(np.linalg.norm(self.vectors, axis=1), 1, atol=1e-3):

@@ -11,6 +11,7 @@ import logging
 import sqlite3
 from collections.abc import Callable, Sequence
 from contextlib import closing
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -22,9 +23,11 @@ from torch import Tensor
 
 from ovseg import prompts, runtime
 from ovseg.clip.load import Clip
+from ovseg.presence import Crowd
 from ovseg.types import Vocabulary
 
 BATCH = 256
+WORDING = "few"  # how presence words its crowd, and the names that it holds against it
 TOO_CLOSE = 0.9  # cosine of a negative to an asked name from which the negative steps back
 
 
@@ -66,6 +69,30 @@ def vocabulary(
     owners = np.array(owner + [-1] * (len(texts) - len(phrases)), np.int64)[keep]
     kept = tuple(text for text, stays in zip(texts, keep, strict=True) if stays)
     return Vocabulary(words.names, rows[keep], owners, kept, dict(words.thresholds), tuple(notes))
+
+
+def crowd(clip: Clip, cache: Path | None = None, progress: Callable[[int, int], None] | None = None) -> Crowd:
+    """The crowd of everyday nouns and ground words that presence holds names against, in its own `WORDING`: a set of 80
+    sentences would cost minutes of a large text tower."""
+    words = [*prompts.NOUNS, *prompts.negatives("scene")]
+    rows, _ = encode_phrases(clip, words, prompts.templates(WORDING), cache=cache, progress=progress)
+    count = len(prompts.NOUNS)
+    return Crowd(rows[:count], rows[count:])
+
+
+def before(
+    crowd: Crowd, clip: Clip, vocabulary: Vocabulary, *, templates: str = "openai80", cache: Path | None = None
+) -> Vocabulary:
+    """The vocabulary with the crowd that its names are held against, their phrases in the crowd's wording.
+
+    `templates` are those that its rows were made with; where they are the crowd's, no text is encoded.
+    """
+    mine = vocabulary.owner >= 0
+    rows = vocabulary.vectors[mine]
+    if templates != WORDING:
+        phrases = [phrase for phrase, asked in zip(vocabulary.phrases, mine, strict=True) if asked]
+        rows, _ = encode_phrases(clip, phrases, prompts.templates(WORDING), cache=cache)
+    return replace(vocabulary, crowd=replace(crowd, asked=rows, owner=vocabulary.owner[mine]))
 
 
 def encode_phrases(
@@ -230,4 +257,14 @@ def _keep(folder: Path, tower: str, rows: dict[bytes, Float32[np.ndarray, " dim"
         logging.getLogger("ovseg").warning("texts are not kept for the next time: %s (%s)", file, error)
 
 
-__all__ = ["BATCH", "TOO_CLOSE", "can_cut", "encode_phrases", "encode_text", "vocabulary"]
+__all__ = [
+    "BATCH",
+    "TOO_CLOSE",
+    "WORDING",
+    "before",
+    "can_cut",
+    "crowd",
+    "encode_phrases",
+    "encode_text",
+    "vocabulary",
+]

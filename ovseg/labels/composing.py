@@ -6,14 +6,16 @@ from dataclasses import replace
 from typing import Any, Protocol
 
 import numpy as np
-from jaxtyping import UInt8
+from jaxtyping import Bool, UInt8
 
 from ovseg import stages
 from ovseg.encoders.described import Described
 from ovseg.errors import BadInput
+from ovseg.evidence import heard
 from ovseg.labels.joining import joined, merge, suppress
 from ovseg.labels.ownership import OVERLAPS, own
 from ovseg.labels.scoring import cell_rows
+from ovseg.presence import Presence, presence
 from ovseg.raster import posterior
 from ovseg.stuff import stuff_among, stuff_words
 from ovseg.types import DenseFeatures, Evidence, RecipeLike, Regions, Segmentation, Vocabulary
@@ -51,6 +53,16 @@ class Choices(RecipeLike, Protocol):
     def area(self) -> float: ...
     @property
     def closing(self) -> int: ...
+    @property
+    def absent(self) -> str: ...
+    @property
+    def alpha(self) -> float: ...
+    @property
+    def presence_cut(self) -> float | None: ...
+    @property
+    def margin(self) -> float: ...
+    @property
+    def entropy(self) -> float: ...
 
 
 Propose = Callable[[Evidence], tuple[Regions, Described]]
@@ -81,7 +93,9 @@ def compose(
         )
     scale = float(recipe.scale)
     of_cells = cell_rows(features, vocabulary, scale)
-    claims = _claims(regions, described, vocabulary, recipe)
+    seen = _seen(features, vocabulary) if recipe.absent == "presence" else None
+    struck = np.zeros(len(vocabulary), bool) if seen is None else ~seen.judge(recipe.alpha, recipe.presence_cut)
+    claims = _claims(regions, described, vocabulary, recipe, struck)
     if picture is None and (recipe.stages or recipe.refine != "none"):
         raise BadInput(
             f"stages and refine look at the picture: give it, or leave {recipe.stages!r} and {recipe.refine!r} out"
@@ -107,34 +121,69 @@ def compose(
         refine=recipe.refine,
         area=float(recipe.area),
         closing=recipe.closing,
+        presence=seen,
+        alpha=recipe.alpha,
+        cut=recipe.presence_cut,
+        lead=recipe.margin,
+        entropy=recipe.entropy,
         **claims,
     )
-    if propose is not None:
-        evidence = replace(evidence, **_claims(*propose(evidence), vocabulary, recipe))
+    if propose is not None and (not struck.all() or not len(vocabulary)):
+        evidence = replace(evidence, **_claims(*propose(evidence), vocabulary, recipe, struck))
     told = (*vocabulary.notes, *notes)
+    if recipe.absent == "presence" and seen is None and len(vocabulary):
+        told = (
+            *told,
+            "presence was not judged: this vocabulary brings no crowd (Pipeline.vocabulary makes one that does)",
+        )
     stuff = stuff_among(vocabulary.names, stuff_words(recipe.stuff), vocabulary.spoken)
     found = replace(Segmentation.decide(vocabulary.names, evidence, recipe, told), stuff=stuff)
     if len(found.regions) or not len(vocabulary):
         return found
     best = float(found.confidence.max())
     why = f"nothing was found: no name reaches more than {best:.2f} of 1 anywhere, and the threshold or a negative wins"
-    return replace(found, notes=(*told, why))
+    if struck.all():
+        why = "nothing was found: every name was judged absent; absent='off', or a larger alpha, asks all the same"
+    return replace(found, notes=(*found.notes, why))
 
 
-def _claims(regions: Regions, described: Described, vocabulary: Vocabulary, recipe: Choices) -> dict[str, Any]:
+def _seen(features: DenseFeatures, vocabulary: Vocabulary) -> Presence | None:
+    """How sure it is that each name is there; None where the vocabulary brings no crowd. Names with examples pass: what
+    they look like is known, and the crowd is words."""
+    crowd = vocabulary.crowd
+    if crowd is None or not len(vocabulary):
+        return None
+    found = presence(features.vectors, crowd.asked, crowd.owner, len(vocabulary), crowd)
+    shown = np.zeros(len(vocabulary), bool)
+    if vocabulary.levels is not None:
+        shown[vocabulary.owner[(vocabulary.owner >= 0) & (vocabulary.levels != (1, 0)).any(axis=1)]] = True
+    if vocabulary.head is not None:
+        cells = np.ascontiguousarray(features.vectors.reshape(len(features.vectors), -1).T)
+        shown |= (vocabulary.head.logits(cells) != 0).any(axis=0)
+    return found.sparing(shown) if shown.any() else found
+
+
+def _claims(
+    regions: Regions,
+    described: Described,
+    vocabulary: Vocabulary,
+    recipe: Choices,
+    struck: Bool[np.ndarray, " names"],
+) -> dict[str, Any]:
     """What regions add to the evidence: owners of pixels with rows and qualities, or voters; nothing without any.
 
-    Parts go before pixels are given away, neighbours are merged by what they own then.
+    Names that were judged absent have no say in who owns what. Parts go before pixels are given away, neighbours are
+    merged by what they own then.
     """
     if not len(regions):
         return {}
     overlap = OVERLAPS[recipe.overlap]
     if overlap.votes:
         return {"vote": own(regions, np.ones(len(regions), np.float32), recipe.overlap)}
-    rows = described.rows(vocabulary, float(recipe.scale))
-    slots = posterior(np.ascontiguousarray(rows.T), vocabulary.owner, len(vocabulary), recipe.probability)
-    names = slots[: len(vocabulary)]
-    best, kinds = names.max(axis=0, initial=0), np.append(names, np.zeros((1, len(regions))), axis=0).argmax(axis=0)
+    rows = described.rows(vocabulary, float(recipe.scale), recipe.probability)
+    voices, owner, count = heard(vocabulary.owner, struck)
+    slots = posterior(np.ascontiguousarray(rows.T[voices]), owner, count, recipe.probability)
+    best, kinds = pick(slots, np.zeros(count, np.float32))  # -1 where a negative is likelier
     kept = suppress(regions, kinds, best * regions.quality, recipe.suppress)
     regions, rows, best, kinds, vectors = regions[kept], rows[kept], best[kept], kinds[kept], described.vectors[kept]
     parts, quality = own(regions, best, recipe.overlap), regions.quality

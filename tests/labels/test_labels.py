@@ -34,6 +34,11 @@ class Asked:
     refine: str = "none"
     area: float = 0.0
     closing: int = 0
+    absent: str = "off"
+    alpha: float = 0.05
+    presence_cut: float | None = None
+    margin: float = 0.0
+    entropy: float = 1.0
     fingerprint: str = "0" * 12
 
     def to_dict(self) -> dict[str, Any]:
