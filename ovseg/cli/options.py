@@ -3,6 +3,7 @@
 Words, paths, formats and choices are all looked at before any network is loaded.
 """
 
+import json
 import sys
 from collections.abc import Callable, Sequence
 from pathlib import Path
@@ -19,7 +20,13 @@ if TYPE_CHECKING:
 
 EXAMPLE = "example:"  # `example:NAME` is a picture that ships with ovseg
 DEFAULT_OUT = "ovseg-out"
-OWN_OUTPUT = (".overlay.png", ".labels.png", ".anomaly.png", ".mask.png")  # no pictures, unless named outright
+OWN_OUTPUT = (
+    ".overlay.png",
+    ".labels.png",
+    ".anomaly.png",
+    ".mask.png",
+    ".disagreement.png",
+)  # no pictures, unless named outright
 
 F = TypeVar("F", bound=Callable[..., Any])
 
@@ -249,6 +256,27 @@ def vocabulary_of(pipe: "Pipeline", words: Any, thresholds: dict[str, float]) ->
     return pipe.vocabulary(words)
 
 
+def others_of(compare: str | None) -> list[Any]:
+    """The recipes that `--compare` names, by commas: methods, and choices as CHOICE=VALUE; checked with the recipe.
+
+    >>> others_of("naclip, negatives=scene, scale=60"), others_of(None)
+    (['naclip', {'negatives': 'scene'}, {'scale': 60}], [])
+    """
+    out: list[Any] = []
+    for item in (compare or "").split(","):
+        choice, equals, value = (part.strip() for part in item.partition("="))
+        if equals:
+            try:
+                out.append({choice: json.loads(value)})
+            except json.JSONDecodeError:
+                out.append({choice: value})
+        elif choice:
+            out.append(choice)
+    if compare is not None and not out:
+        raise BadUsage("--compare names other recipes by commas, for instance naclip,negatives=scene: none came")
+    return out
+
+
 def folder_of(out: str) -> Path:
     folder = Path(out).expanduser()
     try:
@@ -270,6 +298,7 @@ __all__ = [
     "folder_of",
     "formats_of",
     "open_pipeline",
+    "others_of",
     "pictures_of",
     "recipe_of",
     "vocabulary_of",

@@ -18,6 +18,7 @@ from ovseg.cli.options import (
     folder_of,
     formats_of,
     open_pipeline,
+    others_of,
     pictures_of,
     recipe_of,
     vocabulary_of,
@@ -42,11 +43,23 @@ if TYPE_CHECKING:
     show_default=True,
     help="What to write, by commas: png (overlay), labels, coco, json.",
 )
+@click.option(
+    "--compare",
+    metavar="RECIPE,...",
+    help="Show where others part from it, and what review may take: METHOD, or CHOICE=VALUE.",
+)
 @click.option("--json", "as_json", is_flag=True, help="One JSON object a picture on stdout.")
 @NETWORK
 @TALK
 def segment(
-    images: tuple[str, ...], out: str | None, formats: str, as_json: bool, quiet: bool, verbose: bool, **options: Any
+    images: tuple[str, ...],
+    out: str | None,
+    formats: str,
+    compare: str | None,
+    as_json: bool,
+    quiet: bool,
+    verbose: bool,
+    **options: Any,
 ) -> None:
     """Label the regions that words name: overlay with legend, indexed labels with a class table, COCO masks.
 
@@ -57,20 +70,26 @@ def segment(
       ovseg segment example:meadow -p cow -p sheep -p dog -o out
       ovseg segment *.jpg -p cat -p "dog=dog|puppy" --threshold 0.4 --threshold dog=0.3
       ovseg segment photo.png --prompts names.yaml --json > regions.jsonl
+      ovseg segment photo.png -p cat -p dog --compare two-level,proposer=none
     """
     from dataclasses import replace
 
     import numpy as np
 
-    from ovseg import export
+    from ovseg import comparing, draw, export
+    from ovseg import images as pictures
 
     talk = Talk(quiet, verbose)
     words, kinds = words_of(options), formats_of(formats)
     paths = pictures_of(images, options["recursive"], talk)
     recipe, thresholds = recipe_of(options)
+    others = others_of(compare)
+    if recipe is not None and others:
+        comparing.beside(recipe, others)
     folder = None if as_json and out is None else folder_of(out or DEFAULT_OUT)
     pipe = open_pipeline(recipe, options, talk)
-    vocabulary = vocabulary_of(pipe, words, thresholds)
+    words = replace(words, thresholds={**words.thresholds, **thresholds})
+    vocabulary = pipe.vocabulary(words)
     talk.notes(vocabulary.notes)
     names = export.file_names([str(path) for path in paths])
     written: list[Path] = []
@@ -78,14 +97,22 @@ def segment(
 
     def one(path: Path, name: str) -> str:
         start = time.perf_counter()
-        encoding = pipe.encode(path)
-        found, picture = pipe.segment(encoding, vocabulary), encoding.image
+        apart = pipe.compare(path, words, others) if others else None
+        if apart is None:
+            encoding = pipe.encode(path)
+            found, picture = pipe.segment(encoding, vocabulary), encoding.image
+        else:
+            found, picture = apart.first, pictures.read(path)
         seconds = time.perf_counter() - start
         talk.notes([f"{path.name}: {note}" for note in found.notes if note not in vocabulary.notes])
         if as_json:
-            line = {"path": str(path), **found.to_dict(), "seconds": round(seconds, 3)}
+            more = {} if apart is None else {"effort": apart.to_dict()}
+            line = {"path": str(path), **found.to_dict(), **more, "seconds": round(seconds, 3)}
             click.echo(json.dumps(line, ensure_ascii=False))
         if folder is not None:
+            if apart is not None:
+                drawn = draw.png(draw.disputed(picture, apart))
+                written.append(export.save(folder / f"{name}.disagreement.png", drawn))
             result = export.Result(str(path), found, picture, seconds, name)
             for kind in kinds:
                 if kind != "coco":
@@ -94,7 +121,10 @@ def segment(
             confidence = np.broadcast_to(np.float32(0), found.labels.shape)
             slim = replace(found, evidence=None, labels=labels, confidence=confidence)
             kept.append(replace(result, image=None, segmentation=slim))
-        return f"{found.regions.width}x{found.regions.height}, {counts_of(found)}, {seconds * 1000:.0f} ms"
+        told = (
+            counts_of(found) if apart is None else f"{counts_of(found)}; about {apart.effort()['touches']:.1f} touches"
+        )
+        return f"{found.regions.width}x{found.regions.height}, {told}, {seconds * 1000:.0f} ms"
 
     failed = each(paths, names, one, talk)
     if folder is not None:

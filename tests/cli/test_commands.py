@@ -366,3 +366,41 @@ def test_pull_of_a_wrong_file_leaves_nothing_and_ends_with_three(
     assert not (tmp_path / "usb" / "other.pth").exists()
     server.shutdown()
     server.server_close()
+
+
+def test_compare_shows_where_recipes_part_and_what_review_may_take(run: Any, tmp_path: Path) -> None:
+    words = ["segment", EXAMPLE, "-p", "cup", "-p", "bread", "--threshold", "bread=0.4"]
+    code, out, err = run(*words, "--compare", "two-level, proposer=none, negatives=scene", "--json", "-o", "out", "-v")
+    assert code == 0 and "touches" in err
+    line = json.loads(out)
+    assert {"touches", "changed_share", "contested_share", "seconds", "review", "missing"} <= set(line["effort"])
+    assert (line["effort"]["recipes"], line["effort"]["measure"]) == (4, "posteriors")
+    assert sorted(row["region"] for row in line["effort"]["review"]) == list(range(len(line["regions"])))
+    assert 0 < line["effort"]["contested_share"] < 1 and line["effort"]["seconds"] is None
+    with Image.open("out/breakfast.disagreement.png") as drawn, Image.open(EXAMPLE) as picture:
+        assert drawn.width == picture.width and drawn.height > picture.height
+    _, plain, _ = run(*words, "--json")
+    assert json.loads(plain)["regions"] == line["regions"] and "effort" not in json.loads(plain)
+    code, _, err = run("segment", "out", EXAMPLE, "-p", "cup", "-q")
+    assert code == 0 and "breakfast.disagreement" not in err  # own pictures are no input
+
+
+@pytest.mark.parametrize(
+    ("compare", "said"),
+    [
+        ("nacl", "method must be one of"),
+        ("short_side=64", "short_side of tiny"),
+        ("negative=scene", "choice of a recipe"),
+        (",", "names other recipes by commas"),
+        ("threshold=2.0", "in [0, 1]"),
+    ],
+    ids=["a misspelt method", "another size", "no choice", "nothing", "no posterior"],
+)
+def test_compare_is_checked_before_any_network_is_loaded(
+    run: Any, monkeypatch: pytest.MonkeyPatch, compare: str, said: str
+) -> None:
+    from ovseg.pipeline import Pipeline
+
+    monkeypatch.setattr(Pipeline, "open", lambda *_, **__: pytest.fail("a network was opened"))
+    code, _, err = run("segment", EXAMPLE, "-p", "cup", "--compare", compare)
+    assert code == 2 and said in err
