@@ -33,19 +33,45 @@ class Gaussians:
 
     def precise(self, vectors: Float[np.ndarray, "m dim"]) -> Float[np.ndarray, "m dim"]:
         """P v for each row v; zeros where the examples have no scatter."""
-        from scipy.linalg import solve
+        from scipy.linalg import solve_triangular
 
-        count, dim = self.centred.shape
+        dim = self.centred.shape[1]
         if self.ridge <= 0:
             return np.zeros_like(vectors)
-        if count >= dim:
-            scatter = self.centred.T @ self.centred
-            scatter.flat[:: dim + 1] += self.ridge
-            return np.asarray(dim * solve(scatter, vectors.T, assume_a="pos").T)
-        gram = self.centred @ self.centred.T
-        gram.flat[:: count + 1] += self.ridge
-        inside = solve(gram, self.centred @ vectors.T, assume_a="pos") if count else np.zeros((0, len(vectors)))
-        return np.asarray(dim / self.ridge * (vectors - inside.T @ self.centred))
+        inside = solve_triangular(self._root, self._seen(vectors), lower=True, trans="T", check_finite=False)
+        if self._small:
+            return np.asarray(dim / self.ridge * (vectors - inside.T @ self.centred))
+        return np.asarray(dim * inside.T)
+
+    def lengths(self, vectors: Float[np.ndarray, "m dim"]) -> Float[np.ndarray, " m"]:
+        """v^T P v for each row v."""
+        if self.ridge <= 0:
+            return np.zeros(len(vectors))
+        dim, seen = self.centred.shape[1], self._seen(vectors)
+        squares: Float[np.ndarray, " m"] = np.einsum("nm,nm->m", seen, seen)
+        if not self._small:
+            return np.asarray(dim * squares)
+        whole: Float[np.ndarray, " m"] = np.einsum("md,md->m", vectors, vectors)
+        return np.asarray(dim / self.ridge * (whole - squares))
+
+    @property
+    def _small(self) -> bool:
+        """Whether the n x n system is the smaller one."""
+        return bool(len(self.centred) < self.centred.shape[1])
+
+    @cached_property
+    def _root(self) -> Float[np.ndarray, "k k"]:
+        """The lower Cholesky factor of the smaller system."""
+        gram = self.centred @ self.centred.T if self._small else self.centred.T @ self.centred
+        gram.flat[:: len(gram) + 1] += self.ridge
+        return np.asarray(np.linalg.cholesky(gram))
+
+    def _seen(self, vectors: Float[np.ndarray, "m dim"]) -> Float[np.ndarray, "k m"]:
+        """The factor's inverse times what the system sees of the rows."""
+        from scipy.linalg import solve_triangular
+
+        given = self.centred @ vectors.T if self._small else vectors.T
+        return np.asarray(solve_triangular(self._root, given, lower=True, check_finite=False))
 
     @cached_property
     def weights(self) -> Float[np.ndarray, "dim classes"]:
@@ -63,8 +89,7 @@ class Gaussians:
 
     def distances(self, vectors: Float[np.ndarray, "m dim"]) -> Float[np.ndarray, "m classes"]:
         """Squared Mahalanobis distance of each row to each mean; -1/2 of it is `logits` but for a number a row."""
-        rows = vectors.astype(float)
-        alike: Float[np.ndarray, " m"] = np.einsum("md,md->m", rows, self.precise(rows))
+        alike = self.lengths(vectors.astype(float))
         return np.asarray((alike[:, None] - 2 * (self.logits(vectors) - self.log_priors)).clip(0))
 
 
@@ -93,10 +118,9 @@ def fit(
     members = np.bincount(classes[classes >= 0], minlength=number)
     if len(classes) and (classes.min() < 0 or not members.all()):
         raise BadInput(f"classes are 0, 1, ... and each has an example: got {members.tolist()} examples")
-    means = np.zeros((number, dim))
-    np.add.at(means, classes, vectors.astype(float))
-    means /= members[:, None]
-    centred = vectors.astype(float) - means[classes]
+    rows = vectors.astype(float)
+    means = (np.arange(number)[:, None] == classes) @ rows / members[:, None]
+    centred = rows - means[classes]
     assumed = strength * spread
     total = float(np.einsum("nd,nd->", centred, centred)) + assumed
     ridge = assumed / dim + total / max(count - 1 + strength, 1)

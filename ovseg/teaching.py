@@ -345,21 +345,18 @@ class Teaching:
 def taught(lessons: Sequence[Lesson], names: Sequence[str], scale: float, spread: float, dense: bool) -> Taught:
     """The head of some lessons; their order changes nothing."""
     vectors = np.stack([one.vector for one in lessons])
-    places, kinds = np.zeros(len(lessons), np.int64), list[tuple[int, bool]]()
-    for owner, name in enumerate(names):
-        for accepted in (True, False):
-            mine = [i for i, one in enumerate(lessons) if one.name == name and one.accepted == accepted]
-            if not mine:
-                continue
-            kind = np.zeros(len(mine), np.int64) if accepted else _kinds(vectors[mine], SAME_KIND * spread)
-            places[mine] = len(kinds) + kind
-            kinds += [(owner, accepted)] * (int(kind.max()) + 1)
+    number = {name: owner for owner, name in enumerate(names)}
+    said = np.array([number[one.name] for one in lessons])
+    rejected = np.array([not one.accepted for one in lessons])
+    several = np.zeros(len(lessons), np.int64)
+    several[rejected] = _kinds(vectors[rejected], said[rejected], SAME_KIND * spread)
+    kinds, places = np.unique(np.stack([said, rejected, several], axis=1), axis=0, return_inverse=True)
+    places = places.reshape(-1)  # numpy 2.0 gives a column
     found = gda.fit(vectors, places, spread=spread, strength=STRENGTH)
     scatter = float((found.centred**2).sum()) + STRENGTH * spread
     own = scatter / (len(lessons) - len(kinds) + STRENGTH)
     heard = own * (HEARD + 1 / np.bincount(places))  # a mean of n examples is off by own / n
-    owners = np.array([owner for owner, _ in kinds], np.int64)
-    return Taught(found, owners, np.array([accepted for _, accepted in kinds]), heard, len(names), scale, dense)
+    return Taught(found, kinds[:, 0], kinds[:, 1] == 0, heard, len(names), scale, dense)
 
 
 def keeping(plain: Vocabulary, head: Taught, pinned: Sequence[Lesson], scale: float) -> float:
@@ -395,13 +392,13 @@ def _best(rows: Float32[np.ndarray, "n rows"], plain: Vocabulary) -> Int[np.ndar
     return np.where(best < len(plain), best, -1)
 
 
-def _kinds(vectors: Float32[np.ndarray, "n dim"], near: float) -> Int[np.ndarray, " n"]:
-    """Which kind each rejected example is of: those that hang together by steps of at most a squared distance."""
+def _kinds(vectors: Float32[np.ndarray, "n dim"], said: Int[np.ndarray, " n"], near: float) -> Int[np.ndarray, " n"]:
+    """Which kind each rejected example is of: those of one name that hang together by steps of a squared distance."""
     from scipy.sparse import csgraph, csr_array
 
     apart = 2 - 2 * vectors.astype(float) @ vectors.T.astype(float)
-    kinds: Int[np.ndarray, " n"] = csgraph.connected_components(csr_array(apart <= near), directed=False)[1]
-    return kinds.astype(np.int64)
+    linked = csr_array((apart <= near) & (said[:, None] == said))
+    return np.asarray(csgraph.connected_components(linked, directed=False)[1], np.int64)
 
 
 def _joined(one: Vocabulary, more: Vocabulary) -> Vocabulary:
