@@ -16,7 +16,7 @@ from ovseg.labels.joining import joined, merge, suppress
 from ovseg.labels.ownership import OVERLAPS, own
 from ovseg.labels.scoring import cell_rows
 from ovseg.presence import Presence, presence
-from ovseg.raster import posterior
+from ovseg.raster import pick, posterior
 from ovseg.stuff import stuff_among, stuff_words
 from ovseg.types import DenseFeatures, Evidence, RecipeLike, Regions, Segmentation, Vocabulary
 
@@ -183,7 +183,7 @@ def _claims(
     rows = described.rows(vocabulary, float(recipe.scale), recipe.probability)
     voices, owner, count = heard(vocabulary.owner, struck)
     slots = posterior(np.ascontiguousarray(rows.T[voices]), owner, count, recipe.probability)
-    best, kinds = pick(slots, np.zeros(count, np.float32))  # -1 where a negative is likelier
+    kinds, best = pick(slots, np.zeros(count, np.float32))  # -1 where a negative is likelier
     kept = suppress(regions, kinds, best * regions.quality, recipe.suppress)
     regions, rows, best, kinds, vectors = regions[kept], rows[kept], best[kept], kinds[kept], described.vectors[kept]
     parts, quality = own(regions, best, recipe.overlap), regions.quality

@@ -1,6 +1,7 @@
 """Regions that belong together: parts inside a whole of the same name, and neighbours that look alike.
 
-Neither depends on the order in which regions came, on their copies, or on any threshold.
+Neither depends on the order in which regions came, on their copies, or on any threshold. Regions that a negative wins
+(kind -1) stay as they are: whatever name comes second there says nothing about what they are.
 """
 
 import numpy as np
@@ -16,8 +17,8 @@ def suppress(
 ) -> Bool[np.ndarray, " n"]:
     """The regions that stay: one goes if more than `share` of it lies in another of its name that claims more.
 
-    `kinds` holds each region's best name, `claims` how sure it is of it. From 1 on nothing goes. The share is of the
-    part's own area, not of the union, since a part is small beside its whole (BIRDet's rule).
+    `kinds` holds each region's name (-1: none), `claims` how sure it is of it. From 1 on nothing goes. The share is of
+    the part's own area, not of the union, since a part is small beside its whole (BIRDet's rule).
 
     >>> masks = np.zeros((2, 4, 6), bool); masks[0], masks[1, :2, :3] = True, True
     >>> regions = Regions.from_masks(masks)
@@ -30,7 +31,7 @@ def suppress(
     if share >= 1:
         return keep
     area = np.maximum(regions.area, 1)
-    for kind in np.unique(kinds):
+    for kind in np.unique(kinds[kinds >= 0]):
         own = np.flatnonzero(kinds == kind)
         rles = [regions.rles[i] for i in own]
         inside = intersections(rles, rles) > share * area[own][:, None]
@@ -59,7 +60,7 @@ def merge(
     if above >= 1:
         return np.arange(len(kinds))
     one, other, _ = touching(parts)
-    alike = (kinds[one] == kinds[other]) & ((vectors[one] * vectors[other]).sum(axis=1) > above)
+    alike = (kinds[one] >= 0) & (kinds[one] == kinds[other]) & ((vectors[one] * vectors[other]).sum(axis=1) > above)
     links = sparse.coo_array((alike[alike], (one[alike], other[alike])), shape=(len(kinds), len(kinds)))
     return np.asarray(csgraph.connected_components(links, directed=False)[1], np.int64)
 

@@ -98,6 +98,13 @@ class TestSuppress:
             again = suppress(Regions.from_masks(masks[order]), kinds[order], claims[order], share)
             assert (found[order] == again).all()
 
+    def test_regions_without_a_name_stay(self) -> None:
+        masks = np.zeros((2, 4, 6), bool)
+        masks[0], masks[1, :2] = True, True
+        assert suppress(Regions.from_masks(masks), np.array([-1, -1]), np.array([0.9, 0.1]), 0.5).all()
+        parts = np.array([[0, 0, 1, 1]], np.int32)
+        assert [0, 1] == merge(parts, np.array([-1, -1]), np.ones((2, 1), np.float32), 0.5).tolist()
+
     def test_copies_do_not_drop_one_another(self) -> None:
         regions = Regions.from_masks(np.ones((3, 4, 6), bool))
         assert suppress(regions, np.zeros(3, int), np.full(3, 0.5), 0.9).all()
