@@ -4,12 +4,13 @@
 |---|---|---|
 | Alpha-CLIP (SunzeY/AlphaCLIP@e5676c9) | `.attn.in_proj.weight` | `.attn.in_proj_weight` |
 | CLIPSelf (wusize/CLIPSelf@115d571), DeCLIP | `visual.blocks.0.mlp.w1` | `visual.trunk.blocks.0.mlp.fc1_g` |
+| OVSeg (facebookresearch/ov-seg@27900fa) | `clip_adapter.clip_model.visual.proj` | `visual.proj` |
 | RegionCLIP (microsoft/RegionCLIP@7bab55c) | `backbone.layer1`, `lang_encoder.ln_final` | `visual.layer1`, `ln_final` |
 
-Names alone change. The second are written by EVA-CLIP's own code. RegionCLIP's files hold a detector and a teacher
-besides, which are left out, and no `logit_scale`, which nothing here is computed from: they get OpenAI's 100. Say the
-architecture as for the original: EVA02-B-16, RN50-quickgelu. CLIPSelf's towers read dense features by the value path of
-the last block: method `maskclip`.
+Names alone change. The second are written by EVA-CLIP's own code. OVSeg's files hold a proposer besides, RegionCLIP's a
+detector and a teacher: they are left out. RegionCLIP's have no `logit_scale`, which nothing here is computed from: they
+get OpenAI's 100. Say the architecture as for the original: EVA02-B-16, ViT-L-14-quickgelu, RN50-quickgelu. CLIPSelf's
+towers read dense features by the value path of the last block: method `maskclip`.
 """
 
 import math
@@ -28,6 +29,8 @@ EVA = MappingProxyType(  # parts of a block, in the order of renaming
         ".mlp.w3.": ".mlp.fc2.",
     }
 )
+
+IN_OVSEG = "clip_adapter.clip_model."
 
 
 def translated(state: Mapping[str, Tensor]) -> dict[str, Tensor]:
@@ -71,6 +74,15 @@ def eva_trunk(state: Mapping[str, Tensor]) -> dict[str, Tensor]:
     return out
 
 
+def ovseg(state: Mapping[str, Tensor]) -> dict[str, Tensor]:
+    """The mask-adapted CLIP of an OVSeg checkpoint, its learned tokens for blank patches with it.
+
+    >>> list(ovseg({"clip_adapter.clip_model.visual.mask_embedding": torch.zeros(1), "backbone.norm": torch.zeros(1)}))
+    ['visual.mask_embedding']
+    """
+    return {key.removeprefix(IN_OVSEG): value for key, value in state.items() if key.startswith(IN_OVSEG)}
+
+
 def regionclip(state: Mapping[str, Tensor]) -> dict[str, Tensor]:
     """Vision and text tower of a RegionCLIP checkpoint; the detector, its proposals and the teacher are left out.
 
@@ -92,8 +104,19 @@ KEYMAPS: Mapping[str, tuple[Callable[[str], bool], Rename]] = MappingProxyType(
     {
         "Alpha-CLIP": (lambda key: ".attn.in_proj." in key, openai_attention),
         "EVA-CLIP": (lambda key: key.startswith("visual.blocks."), eva_trunk),
+        "OVSeg": (lambda key: key.startswith(IN_OVSEG), ovseg),
         "RegionCLIP": (lambda key: key.startswith("lang_encoder."), regionclip),
     }
 )
 
-__all__ = ["EVA", "KEYMAPS", "Rename", "eva_trunk", "openai_attention", "regionclip", "translated"]
+__all__ = [
+    "EVA",
+    "IN_OVSEG",
+    "KEYMAPS",
+    "Rename",
+    "eva_trunk",
+    "openai_attention",
+    "ovseg",
+    "regionclip",
+    "translated",
+]

@@ -339,9 +339,9 @@ def _read(file: Path, allow_pickle: bool) -> dict[str, Tensor]:
 
 def _set_aside(state: dict[str, Tensor]) -> tuple[dict[str, Tensor], dict[str, Tensor]]:
     """The network's own tensors, and those that belong to region encoders, by their name in `PARTS`."""
+    state = keymaps.translated(state)
     parts = {name: state[f"visual.{name}"] for name in PARTS if f"visual.{name}" in state}
-    own = {key: value for key, value in state.items() if key.removeprefix("visual.") not in parts}
-    return keymaps.translated(own), parts
+    return {key: value for key, value in state.items() if key.removeprefix("visual.") not in parts}, parts
 
 
 def _some(keys: list[str]) -> str:

@@ -1,5 +1,6 @@
 """Masked crops: nothing outside the mask matters, and learned tokens stand for blank patches, as in OVSeg."""
 
+import json
 from collections.abc import Mapping
 from dataclasses import replace
 from pathlib import Path
@@ -13,8 +14,9 @@ import torch.nn.functional as F
 from safetensors.torch import save_file
 
 from ovseg import images
+from ovseg.clip import load
 from ovseg.clip.dense import encode_images
-from ovseg.clip.load import Clip
+from ovseg.clip.load import Clip, wrap
 from ovseg.clip.windows import normalised
 from ovseg.encoders import View, describe
 from ovseg.encoders.crops import mean_colour
@@ -119,6 +121,27 @@ class TestPrompts:
         plain = describe("masked-crop", view_of(clip, image), some).vectors
         assert (plain == describe("masked-crop", view_of(learned, image), some, depth=0).vectors).all()
         assert np.abs(plain - describe("masked-crop", view_of(learned, image), some).vectors).max() > 1e-3
+
+    def test_come_with_the_network_from_a_checkpoint_of_ovsegs(self, prompts: torch.Tensor, tmp_path: Path) -> None:
+        """The whole file as detectron2 saves it: the adapted CLIP under a prefix, a proposer beside it."""
+        network: Any = tiny.model()
+        state = {f"clip_adapter.clip_model.{key}": value.clone() for key, value in network.state_dict().items()}
+        state["clip_adapter.clip_model.visual.mask_embedding"] = prompts
+        state |= {"backbone.norm0.weight": torch.zeros(3), "clip_adapter.non_object_embedding": torch.zeros(1, 32)}
+        config = {
+            "embed_dim": tiny.DIM,
+            "vision_cfg": {"layers": 3, "width": 64, "head_width": 16, "patch_size": 8, "image_size": 48},
+            "text_cfg": {"context_length": 16, "vocab_size": 49408, "width": 48, "heads": 3, "layers": 2},
+            "quick_gelu": True,
+        }
+        save_file(state, tmp_path / "ovseg.safetensors", {"model_cfg": json.dumps(config)})
+        opened = load.load(str(tmp_path / "ovseg.safetensors"))
+        image, some = tiny.picture(), Regions.from_masks(wedge()[None])
+        expected = replace(wrap(network, None), parts={PROMPTS: prompts})
+        assert (
+            describe("masked-crop", view_of(opened, image), some).vectors
+            == describe("masked-crop", view_of(expected, image), some).vectors
+        ).all()
 
     def test_one_token_serves_all_patches(self, clip: Clip, prompts: torch.Tensor) -> None:
         image, some = tiny.picture(), Regions.from_masks(wedge()[None])
