@@ -7,6 +7,7 @@ name stays a comma. `TEMPLATES` rows hold exactly one `{}` in each sentence.
 import importlib
 import json
 import re
+from collections import Counter
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -85,12 +86,10 @@ class Words:
             raise BadUsage("at least one name is needed: got none; give words such as -p cat, or ['cat']")
         if len(self.names) > MOST_NAMES:
             raise BadUsage(f"at most {MOST_NAMES} names can be asked at once: got {len(self.names)}")
-        folded = [name.casefold() for name in self.names]
+        folded = Counter(name.casefold() for name in self.names)
         for name in self.names:
-            if folded.count(name.casefold()) > 1:
-                raise BadUsage(
-                    f"names must differ: {name!r} came {folded.count(name.casefold())} times; drop one of them"
-                )
+            if folded[name.casefold()] > 1:
+                raise BadUsage(f"names must differ: {name!r} came {folded[name.casefold()]} times; drop one of them")
         seen: dict[str, str] = {}
         for name, phrases in zip(self.names, self.phrases, strict=True):
             if not phrases:
