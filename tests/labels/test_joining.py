@@ -1,13 +1,16 @@
 import tracemalloc
 from itertools import combinations
+from typing import Any
 
 import numpy as np
 import pytest
 from numpy.random import Generator
 
-from ovseg.labels import OVERLAPS, joined, merge, own, suppress
+from ovseg.encoders import Described
+from ovseg.labels import OVERLAPS, compose, joined, merge, own, suppress
 from ovseg.raster import decode_rle
-from ovseg.types import Regions
+from ovseg.recipe import Recipe
+from ovseg.types import DenseFeatures, Regions, Segmentation, Vocabulary
 
 
 @pytest.fixture
@@ -184,3 +187,82 @@ def test_decoding_is_pycocotools_own(rng: Generator) -> None:
         masks = rng.random((1, 7, 9)) < density
         regions = Regions.from_masks(masks)
         assert (decode_rle(regions.rles[0]) == (own(regions, np.ones(1)) == 0)).all()
+
+
+# In an answer
+
+
+THINGS = np.eye(4, 8, dtype=np.float32)  # cat, dog, and what the last two stand for: the negative, the ground
+WORDS = Vocabulary(("cat", "dog"), THINGS[:3], np.array([0, 1, -1]))
+
+
+def answered(masks: np.ndarray, vectors: list[list[float]], ground: int = 2, **choices: Any) -> Segmentation:
+    """An answer on cells that all say the same, to regions that say what is given."""
+    cells = np.ascontiguousarray(np.broadcast_to(THINGS[ground][:, None, None], (8, 6, 10)))
+    features = DenseFeatures(cells, cells.mean(axis=(1, 2)), 48, 80)
+    said = np.zeros((len(vectors), 8), np.float32)
+    said[:, :4] = vectors
+    said /= np.linalg.norm(said, axis=1, keepdims=True)
+    recipe = Recipe(scale=10.0, **choices)
+    return compose(features, WORDS, regions=Regions.from_masks(masks), described=Described(said), recipe=recipe)
+
+
+@pytest.mark.parametrize("overlap", [name for name, row in OVERLAPS.items() if not row.votes and name != "iom"])
+def test_a_planted_part_goes_into_its_whole_and_what_is_beside_it_stays(overlap: str) -> None:
+    masks = np.zeros((3, 48, 80), bool)
+    masks[0, 8:40, 8:40], masks[1, 16:24, 16:24], masks[2, 16:24, 48:64] = True, True, True
+    cats = [[1, 0, 0, 0], [0.9, 0, 0, 0.5], [0.9, 0, 0, 0.5]]
+    apart, whole = (answered(masks, cats, overlap=overlap, suppress=share) for share in (1.0, 0.9))
+    assert (apart.labels == np.where(masks.any(axis=0), 0, -1)).all() and (apart.labels == whole.labels).all()
+    assert {1024, 128} == {one.area for one in whole.instances()} and len(whole.instances()) == 2
+    assert len(apart.instances()) == 2 + (overlap == "smallest")  # there the part has its pixels
+    dog = answered(masks, [cats[0], [0, 1, 0, 0], cats[2]], overlap="smallest", suppress=0.9)
+    assert ["cat", "cat", "dog"] == sorted(one.name for one in dog.instances())
+
+
+def test_alike_neighbours_become_one_thing_with_the_mean_of_what_they_said() -> None:
+    masks = np.zeros((4, 48, 80), bool)
+    masks[0, 8:40, 8:24], masks[1, 8:40, 24:32], masks[2, 8:40, 32:40], masks[3, 8:40, 56:64] = True, True, True, True
+    said = [[1, 0, 0, 0], [1, 0, 0, 0.3], [1, 0.9, 0, 0], [1, 0, 0, 0]]
+    apart, merged = (answered(masks, said, merge=above) for above in (1.0, 0.95))
+    assert [512, 256, 256, 256] == sorted((one.area for one in apart.instances()), reverse=True)
+    assert [768, 256, 256] == sorted((one.area for one in merged.instances()), reverse=True)
+    rows = np.array([[10, 0, 0], [10 / np.sqrt(1.09), 0, 0]])
+    mean = np.exp((2 * rows[0] + rows[1]) / 3)
+    first = max(merged.instances(), key=lambda one: one.area)
+    assert first.score == pytest.approx(mean[0] / mean.sum(), abs=1e-6)
+    assert (apart.labels == merged.labels).all()
+    again = merged.with_threshold(0.99)
+    assert [768, 256] == sorted((one.area for one in again.instances()), reverse=True)  # the third is a dog as well
+
+
+def test_ground_is_not_merged_into_a_thing_whose_name_comes_second_there() -> None:
+    masks = np.zeros((2, 48, 80), bool)
+    masks[0, 8:40, 8:24], masks[1, 8:40, 24:72] = True, True
+    found = answered(masks, [[0.8, 0, 0.6, 0], [0.6, 0, 0.8, 0]], merge=0.9)
+    assert (found.labels == np.where(masks[0], 0, -1)).all()
+
+
+def test_voting_keeps_the_dense_map_and_gives_each_part_its_majority(rng: Generator) -> None:
+    """Pixel by pixel: the smallest mask that covers a pixel, and the label that most of that part's pixels have."""
+    cells = rng.normal(size=(8, 6, 10)).astype(np.float32)
+    cells[:3] += 1
+    cells /= np.linalg.norm(cells, axis=0)
+    features = DenseFeatures(cells, cells.mean(axis=(1, 2)), 48, 80)
+    masks = boxes(rng, 8)
+    regions, said = Regions.from_masks(masks), Described(THINGS[rng.integers(0, 2, 8)])
+    none = Regions.empty(48, 80), Described(np.zeros((0, 8), np.float32))
+    dense = compose(features, WORDS, regions=none[0], described=none[1], recipe=Recipe(scale=10.0, threshold=0.4))
+    found = compose(
+        features, WORDS, regions=regions, described=said, recipe=Recipe(scale=10.0, threshold=0.4, overlap="vote")
+    )
+    parts = np.full((48, 80), -1)
+    for i in np.argsort(-masks.sum(axis=(1, 2)), kind="stable"):
+        parts[masks[i]] = i
+    expected = dense.labels.copy()
+    for i in range(8):
+        votes = dense.labels[parts == i].tolist()
+        if votes:
+            expected[parts == i] = max(sorted(set(votes)), key=votes.count)
+    assert (expected == found.labels).all() and 0.05 < (expected != dense.labels).mean() < 0.9
+    assert (found.with_threshold(0.4).labels == found.labels).all()
