@@ -37,6 +37,7 @@ def test_every_choice_moves_the_fingerprint() -> None:
         "proposer_options": {}, "encoder": "crop", "encoder_options": {},
         "overlap": "smallest", "stuff": ["lawn"], "suppress": 0.9, "merge": 0.95, "uncovered": "none", "min_area": 0.01,
         "stages": ["surgery"], "refine": "pamr", "area": 0.1, "closing": 3,
+            "absent": "presence", "alpha": 0.1, "presence_cut": -3.0, "margin": 0.1, "entropy": 0.9,
         "runtime": "openvino", "precision": "bfloat16",
     }  # fmt: skip
     assert set(other) == set(base.to_dict())
