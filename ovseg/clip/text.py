@@ -12,6 +12,7 @@ import sqlite3
 from collections.abc import Callable, Sequence
 from contextlib import closing
 from dataclasses import replace
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -27,6 +28,7 @@ from ovseg.presence import Crowd
 from ovseg.types import Vocabulary
 
 BATCH = 256
+TOGETHER = 20_480  # sentences
 WORDING = "few"  # how presence words its crowd, and the names that it holds against it
 TOO_CLOSE = 0.9  # cosine of a negative to an asked name from which the negative steps back
 
@@ -103,7 +105,33 @@ def encode_phrases(
     cache: Path | None = None,
     progress: Callable[[int, int], None] | None = None,
 ) -> tuple[Float32[np.ndarray, "phrases dim"], dict[str, int]]:
-    """Unit mean over the templates of each phrase, and the phrases that needed several windows with their number."""
+    """Unit mean over the templates of each phrase, and the phrases that needed several windows with their number.
+
+    At most `TOGETHER` sentences are in memory: 20,000 phrases of 80 sentences would take gigabytes.
+    """
+    step = max(1, TOGETHER // max(1, len(templates)))
+    rows, split = np.zeros((len(phrases), clip.dim), np.float32), dict[str, int]()
+    for first in range(0, len(phrases), step):
+        some = phrases[first : first + step]
+        told = None if progress is None else partial(_onward, progress, first / len(phrases), len(some) / len(phrases))
+        rows[first : first + step], found = _encode_some(clip, some, templates, cache, told)
+        split |= found
+    return rows, split
+
+
+def _onward(progress: Callable[[int, int], None], before: float, share: float, done: int, of: int) -> None:
+    """Progress of one part as that of the whole, in texts of the size of this part."""
+    whole = round(of / share)
+    progress(min(whole, round(before * whole) + done), whole)
+
+
+def _encode_some(
+    clip: Clip,
+    phrases: Sequence[str],
+    templates: Sequence[str],
+    cache: Path | None,
+    progress: Callable[[int, int], None] | None,
+) -> tuple[Float32[np.ndarray, "phrases dim"], dict[str, int]]:
     sentences = list(dict.fromkeys(t.replace("{}", phrase) for phrase in phrases for t in templates))
     parts = {sentence: _windows(clip, sentence) for sentence in sentences}
     pieces = list(dict.fromkeys(piece for group in parts.values() for piece in group))
@@ -113,8 +141,7 @@ def encode_phrases(
         whole = [_unit(np.mean([vectors[p] for p in parts[t.replace("{}", phrase)]], axis=0)) for t in templates]
         rows.append(_unit(np.mean(whole, axis=0)))
     split = {phrase: max(len(parts[t.replace("{}", phrase)]) for t in templates) for phrase in phrases}
-    stacked = np.stack(rows).astype(np.float32) if rows else np.zeros((0, clip.dim), np.float32)
-    return stacked, {phrase: count for phrase, count in split.items() if count > 1}
+    return np.stack(rows).astype(np.float32), {phrase: count for phrase, count in split.items() if count > 1}
 
 
 def encode_text(
@@ -259,6 +286,7 @@ def _keep(folder: Path, tower: str, rows: dict[bytes, Float32[np.ndarray, " dim"
 
 __all__ = [
     "BATCH",
+    "TOGETHER",
     "TOO_CLOSE",
     "WORDING",
     "before",

@@ -177,3 +177,17 @@ def test_tokenizer_with_any_padding_tells_what_fits(padding: int, end: int) -> N
     assert text._fits(clip, " ".join(["w"] * 13)) and not text._fits(clip, " ".join(["w"] * 15))
     windows = text._windows(clip, " ".join(["word"] * 30))
     assert len(windows) > 1 and " ".join(windows) == " ".join(["word"] * 30)
+
+
+def test_phrases_in_parts_are_the_same_vectors(monkeypatch: pytest.MonkeyPatch) -> None:
+    clip = tiny.clip()
+    phrases = [f"w{k}" for k in range(7)] + ["cat " * 20]
+    whole, split = text.encode_phrases(clip, phrases, prompts.templates("few"))
+    monkeypatch.setattr(text, "TOGETHER", 15)  # three phrases of five sentences
+    seen: list[tuple[int, int]] = []
+    parts, again = text.encode_phrases(
+        clip, phrases, prompts.templates("few"), progress=lambda done, of: seen.append((done, of))
+    )
+    np.testing.assert_allclose(whole, parts, atol=2e-6)
+    assert again == split == {phrases[-1]: split[phrases[-1]]}
+    assert [done for done, _ in seen] == sorted(done for done, _ in seen) and seen[-1][0] == seen[-1][1]
