@@ -101,6 +101,9 @@ def fovea(rows: int, cols: int, strength: float, sigma: float) -> Float32[np.nda
 
     `sigma` is in cells. FALIP's under numpy 1, as its authors pin it: under numpy 2 it divides flat boxes by a rounded
     number and is up to 5 % off.
+
+    >>> int(fovea(3, 5, 0.2, 100.0).argmax()), fovea(1, 2, 0.5, 100.0).tolist()
+    (7, [[0.5, 0.5]])
     """
     down, across = (np.arange(count) - (count - 1) / 2 for count in (rows, cols))
     gauss = np.exp(-0.5 * (np.hypot(down[:, None], across) / sigma) ** 2).astype(np.float32)

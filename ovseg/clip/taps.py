@@ -85,6 +85,10 @@ def shares(regions: Regions, windows: Sequence[Tapped]) -> list[Float32[np.ndarr
     """For each window the share of each of its cells that each region covers, in [0, 1]; as `masks.cell_fractions`.
 
     A box filter: a mask of one pixel has a share in every window that it lies in. One mask is decoded at a time.
+
+    >>> mask = np.zeros((1, 4, 6), bool); mask[0, :2, :3] = True
+    >>> shares(Regions.from_masks(mask), [Tapped({}, (2, 3))])[0].tolist()
+    [[[1.0, 0.5, 0.0], [0.0, 0.0, 0.0]]]
     """
     found = [np.zeros((len(regions), *window.grid), np.float32) for window in windows]
     down = {key: _axis(regions.height, *key) for key in {_down(window) for window in windows}}
