@@ -7,12 +7,12 @@ others see where the first sees nothing, and the effort that this may cost.
 The effort is a model, and a plain one. Something is wrong with a chance of 1 - exp(-(a * divergence + b * doubt)): two
 causes that add up, neither of which can lower the chance, and none at all where recipes are certain of one answer.
 Doubt is what the recipes' mean posterior leaves open of the first answer: it falls where others confirm, and on the
-bundled model it foretells errors better than either the first recipe's own posterior or divergence do (numbers in
-weights/README.md). Such chances are added up over pixels (how many change), over
-regions (each is put right, or taken out, by one touch) and over what others name where the first answer names nothing
-(one touch adds it). What no recipe sees costs a touch that nobody foretells. `DRAWINGS` are the weights that the
-bundled model's own errors on drawings gave; for other pictures and models `fitted` makes them from a few that were
-corrected.
+bundled model it foretells errors better than the first recipe's own posterior or divergence do, so that most of the
+weight is its (weights/tiny/report_disagreement.py measures all of them). Chances are added up over pixels (how many
+change), over regions (each is put right, or taken out, by one touch) and over what others name where the first answer
+names nothing (one touch adds it). What no recipe sees costs a touch that nobody foretells. `DRAWINGS` are weights by
+the bundled model's own errors on drawings; for other pictures and models `fitted` makes them from a few pictures that
+were corrected. A recipe much worse than the first makes all of this worse: hold good ones against each other.
 """
 
 from collections.abc import Callable, Mapping, Sequence
@@ -49,7 +49,7 @@ class Chances:
                 raise BadUsage(f"weights of a chance are 0 or more, so that none lowers it: got {pair}")
 
 
-DRAWINGS = Chances(pixel=(3.07, 2.02), region=(1.58, 3.82), missing=(1.49, 2.46))
+DRAWINGS = Chances(pixel=(0.79, 1.96), region=(0.0, 3.19), missing=(0.0, 3.21))
 
 
 @dataclass(frozen=True, eq=False)

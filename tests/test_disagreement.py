@@ -1,6 +1,9 @@
 """What several answers to one question part in, and the review that follows: on plans whose answer is seen by eye."""
 
+import subprocess
+import sys
 from dataclasses import replace
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -212,3 +215,33 @@ def test_nothing_that_came_is_changed() -> None:
     assert isinstance(found, Disagreement) and found.labels is several[0].labels
     for one, (labels, confidence) in zip(several, before, strict=True):
         assert np.array_equal(labels, one.labels) and np.array_equal(confidence, one.confidence)
+
+
+def tell_peak() -> None:
+    """Print by how much comparing three recipes of a large picture raises the peak of this process."""
+    from tests.results import NoRecipe
+    from tests.test_memory import evidence, resident
+
+    first = evidence(20, 30, with_parts=False, refined=False)
+    rng = np.random.default_rng(3)
+    several = [first] + [
+        replace(first, rows=first.rows + rng.normal(0, 2, first.rows.shape).astype(np.float32)) for _ in range(2)
+    ]
+    found = [Segmentation.decide([str(name) for name in range(20)], one, NoRecipe()) for one in several]
+    before = resident("VmRSS")
+    Path("/proc/self/clear_refs").write_text("5")  # the peak begins anew
+    effort = disagree(found).effort()
+    print(resident("VmHWM") - before, effort["contested_share"], effort["touches"])
+
+
+@pytest.mark.slow
+@pytest.mark.skipif(not Path("/proc/self/clear_refs").exists(), reason="needs Linux's /proc to tell a peak")
+def test_three_recipes_of_twelve_megapixels_are_compared_in_bounded_memory() -> None:
+    """Posteriors of 20 names on all pixels are 1 GB a recipe."""
+    code = "from tests.test_disagreement import tell_peak; tell_peak()"
+    done = subprocess.run(
+        [sys.executable, "-c", code], check=True, capture_output=True, text=True, cwd=Path(__file__).parents[1]
+    )
+    peak, contested, touches = (float(number) for number in done.stdout.split())
+    assert 0.1 < contested < 1 and touches > 10
+    assert peak < 1e9
