@@ -44,6 +44,9 @@ from ovseg.types import DenseFeatures, Regions
 if TYPE_CHECKING:
     from ovseg.clip.load import Clip
 
+# One with the picture as context and one that sees nothing else: the pair that told most apart on the bundled model.
+PAIR = ["pool", {"masked-crop": {"shape": "pad"}}]
+
 ENCODERS: Mapping[str, Encoder] = MappingProxyType(
     {
         "pool": Encoder(pool, what="mean of the dense map's cells in the mask", source="FC-CLIP (arXiv:2308.02487)"),
@@ -129,14 +132,14 @@ ENCODERS: Mapping[str, Encoder] = MappingProxyType(
         ),
         "ensemble": Encoder(
             combine=ensemble,
-            options={"members": ["pool", "crop"], "weights": "entropy", "beta": 0.85},
+            options={"members": PAIR, "weights": "entropy", "beta": 0.85},
             what="rows of several encoders, mixed with a weight per mask",
             cost="its members'",
             source="after AutoCLIP (arXiv:2309.16414)",
         ),
         "blend": Encoder(
             combine=blend,
-            options={"members": ["pool", "crop"], "alpha": 0.4, "beta": 0.8, "seen": []},
+            options={"members": PAIR, "alpha": 0.4, "beta": 0.8, "seen": []},
             what="posteriors of two encoders, blended name by name",
             cost="its members'",
             source="FC-CLIP (arXiv:2308.02487), bytedance/fc-clip@7791b83",
@@ -231,4 +234,4 @@ def _check(name: str, clip: "Clip") -> None:
         raise UnsupportedTower(f"encoder {name} cannot read this {walk.family}: {why}. Encoders that can: {able}.")
 
 
-__all__ = ["Described", "ENCODERS", "Encoder", "View", "blocks", "describe", "encode", "encoder", "region_rows"]
+__all__ = ["Described", "ENCODERS", "Encoder", "PAIR", "View", "blocks", "describe", "encode", "encoder", "region_rows"]
