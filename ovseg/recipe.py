@@ -266,7 +266,12 @@ PRESETS: Mapping[str, Recipe] = MappingProxyType(
             proposer_options={"min_iou": 0.6},
         ),
         "mobile": Recipe(
-            name="mobile", model="ViT-B-32/openai", method="naclip", proposer="felzenszwalb", threshold=0.2
+            name="mobile",
+            model="ViT-B-32/openai",
+            method="naclip",
+            proposer="felzenszwalb",
+            threshold=0.2,
+            merge=0.95,  # its segments are pieces of things: +5 PQ, +1 mIoU on the bundled model; 0 with from-map
         ),
         "base": Recipe(
             name="base",

@@ -1,8 +1,12 @@
+from pathlib import Path
+
 import numpy as np
 import pytest
 
+from ovseg import export
 from ovseg.panoptic import Segments, segments_of
 from ovseg.raster import decode_rle
+from tests.results import segmentation
 
 
 def a_scene(seed: int, count: int = 11) -> tuple[np.ndarray, np.ndarray, np.ndarray, np.ndarray]:
@@ -91,3 +95,20 @@ def test_one_region_may_be_the_whole_picture_or_a_pixel() -> None:
     owners[47, 79] = 1
     found = segments_of(owners, np.array([1, 1]), np.array([0.5, 1.0]), np.zeros(2, bool))
     assert [[0, 0, 80, 48], [79, 47, 80, 48]] == found.boxes.tolist() and [48 * 80 - 1, 1] == found.areas.tolist()
+
+
+@pytest.mark.parametrize("format", ["json", "coco"])
+def test_a_result_that_comes_back_from_a_file_has_the_same_segments(format: str, tmp_path: Path) -> None:
+    parts = np.full((48, 80), -1, np.int32)
+    parts[:24, :32], parts[:24, 32:48], parts[32:, 16:40] = 0, 1, 2
+    rows = np.array([[20, 0, 0], [20, 0, 0], [0, 18, 0]], np.float32)
+    found = segmentation(["aaabb", "aaa.b", "..b.b"], ["cat", "sky"], 16, parts=parts, part_rows=rows)
+    export.write([("a b.jpg", found)], format, tmp_path)
+    (read,) = export.read(format, tmp_path)
+    assert read.segmentation.evidence is None
+    (ids, records), (read_ids, read_records) = found.panoptic(), read.segmentation.panoptic()
+    assert (ids == read_ids).all() and len(records) == 3
+    for one, other in zip(records, read_records, strict=True):
+        assert one["score"] == pytest.approx(other["score"], abs=1e-6)
+        assert all(one[key] == other[key] for key in ("id", "name", "isthing", "area", "bbox"))
+    assert [one.rle for one in found.instances()] == [one.rle for one in read.segmentation.instances()]
