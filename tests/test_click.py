@@ -12,7 +12,7 @@ from PIL import Image
 
 import tiny
 from ovseg import click
-from ovseg.click import Click, ask, named
+from ovseg.click import NO_POINTS, Click, ask, named
 from ovseg.encoders import encode
 from ovseg.errors import BadInput, BadUsage
 from ovseg.pipeline import Encoding, Pipeline
@@ -452,3 +452,28 @@ def test_four_threads_click_as_one_does(counted: CountedPipeline) -> None:
     assert counted.sam.encodes == 2
     for number, one in enumerate(found):
         assert same(one, alone[number % 4]) and (one.scores == alone[number % 4].scores).all()
+
+
+def test_20000_names_are_ranked_in_bounded_memory(rng: Generator) -> None:
+    import tracemalloc
+
+    names, count, dim = 20_000, 300, 64
+    rows = rng.normal(size=(names + 3, dim)).astype(np.float32)
+    rows /= np.linalg.norm(rows, axis=1, keepdims=True)
+    words = Vocabulary(tuple(f"w{k}" for k in range(names)), rows, np.append(np.arange(names), [-1, -1, -1]))
+    vectors = rows[rng.permutation(names)[:count]]
+    regions = Regions.from_masks(np.ones((count, 5, 6), bool))
+    unasked = (np.zeros((count, 2, 3), np.float32), vectors, (NO_POINTS,) * count, Recipe())
+    click = Click(regions, *unasked, (), np.zeros((count, 0), np.float32), np.full(count, -1))
+    tracemalloc.start()
+    found = named(click, words, Recipe(scale=100.0))
+    ranked = found.ranked(5)
+    peak = tracemalloc.get_traced_memory()[1]
+    tracemalloc.stop()
+    assert peak < 256e6, f"{peak / 1e6:.0f} MB"
+    for i in (0, 17, 299):
+        slow = np.argsort(-found.scores[i], kind="stable")[:5]
+        assert [(f"w{k}", float(found.scores[i, k])) for k in slow] == list(ranked[i])
+    assert [own[0][0] for own in ranked] == list(found.best)
+    everything = found[:2].ranked(names)
+    assert len(everything[0]) == np.count_nonzero(found.scores[0])

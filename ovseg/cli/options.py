@@ -108,13 +108,18 @@ TALK = _options(
 )
 
 
-def words_of(options: dict[str, Any]) -> Any:
-    """Names of -p, or of --prompts: a conflict between them is an error, not a choice."""
+def words_of(options: dict[str, Any], needed: bool = True) -> Any:
+    """Names of -p, or of --prompts: a conflict between them is an error, not a choice. None where none came, if none
+    are needed."""
     from ovseg.prompts import Words, read_option, read_words
 
     given, file, extra = options.pop("prompts"), options.pop("prompt_file"), options.pop("extra")
     if given and file:
         raise BadUsage("names come from -p or from --prompts, not from both")
+    if not given and not file and not needed:
+        if extra:
+            raise BadUsage("--negative stands beside names: give some by -p or --prompts")
+        return None
     if not given and not file:
         raise BadUsage('at least one name is needed: give it as -p cat (or -p "dog=dog|puppy"), or a file by --prompts')
     words = read_words(Path(file)) if file else read_words([read_option(text) for text in given])

@@ -24,6 +24,7 @@ from ovseg.cli.options import (
     vocabulary_of,
     words_of,
 )
+from ovseg.cli.showing import asking, showing, showing_of
 from ovseg.cli.talk import Talk, counts_of, each, names_of
 from ovseg.errors import BadInput, BadUsage
 
@@ -34,6 +35,7 @@ if TYPE_CHECKING:
 @click.command()
 @INPUTS
 @WORDS
+@showing
 @ASKING
 @click.option("-o", "--out", metavar="DIR", help=f"Folder for results (default {DEFAULT_OUT}, none with --json).")
 @click.option(
@@ -71,6 +73,8 @@ def segment(
       ovseg segment *.jpg -p cat -p "dog=dog|puppy" --threshold 0.4 --threshold dog=0.3
       ovseg segment photo.png --prompts names.yaml --json > regions.jsonl
       ovseg segment photo.png -p cat -p dog --compare two-level,proposer=none
+      ovseg segment shots/ --exemplar "bolt=shots/first.jpg@40,60,120,150" -p nut
+      ovseg segment photo.png --discover --words animals.txt
     """
     from dataclasses import replace
 
@@ -80,17 +84,21 @@ def segment(
     from ovseg import images as pictures
 
     talk = Talk(quiet, verbose)
-    words, kinds = words_of(options), formats_of(formats)
+    shown = showing_of(options)
+    words, kinds = words_of(options, needed=not shown), formats_of(formats)
     paths = pictures_of(images, options["recursive"], talk)
     recipe, thresholds = recipe_of(options)
     others = others_of(compare)
+    if others and shown:
+        raise BadUsage("--compare asks words: leave --exemplar, --taught and --discover out")
     if recipe is not None and others:
         comparing.beside(recipe, others)
     folder = None if as_json and out is None else folder_of(out or DEFAULT_OUT)
     pipe = open_pipeline(recipe, options, talk)
-    words = replace(words, thresholds={**words.thresholds, **thresholds})
-    vocabulary = pipe.vocabulary(words)
-    talk.notes(vocabulary.notes)
+    if words is not None and not shown:
+        words, thresholds = replace(words, thresholds={**words.thresholds, **thresholds}), {}
+    ask, known = asking(pipe, shown, words, thresholds)
+    talk.notes(known)
     names = export.file_names([str(path) for path in paths])
     written: list[Path] = []
     kept: list[Any] = []  # for COCO, which is one file for all: regions alone, so that memory hardly grows
@@ -100,11 +108,11 @@ def segment(
         apart = pipe.compare(path, words, others) if others else None
         if apart is None:
             encoding = pipe.encode(path)
-            found, picture = pipe.segment(encoding, vocabulary), encoding.image
+            found, picture = ask(encoding), encoding.image
         else:
             found, picture = apart.first, pictures.read(path)
         seconds = time.perf_counter() - start
-        talk.notes([f"{path.name}: {note}" for note in found.notes if note not in vocabulary.notes])
+        talk.notes([f"{path.name}: {note}" for note in found.notes if note not in known])
         if as_json:
             more = {} if apart is None else {"effort": apart.to_dict()}
             line = {"path": str(path), **found.to_dict(), **more, "seconds": round(seconds, 3)}
