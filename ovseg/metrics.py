@@ -11,7 +11,7 @@ from types import MappingProxyType
 from typing import Any, NamedTuple
 
 import numpy as np
-from jaxtyping import Float, Int, Integer, Shaped
+from jaxtyping import Bool, Float, Int, Integer, Shaped
 
 from ovseg.errors import BadInput
 
@@ -50,6 +50,37 @@ def iou(counts: Int[np.ndarray, "classes columns"]) -> Float[np.ndarray, " class
     shared = counts[np.arange(classes), np.arange(classes)]
     union = counts.sum(axis=1) + counts[:, :classes].sum(axis=0) - shared
     return np.where(union > 0, shared / np.maximum(union, 1), np.nan)
+
+
+def ece(sure: Float[np.ndarray, " n"], right: Bool[np.ndarray, " n"], bins: int = 15) -> float:
+    """Expected calibration error: how far posteriors lie from the share that is right, over bins of equal mass.
+
+    NaN of nothing. (Guo et al. 2017; equal mass as Nixon et al. 2019.)
+
+    >>> ece(np.array([0.9, 0.9, 0.1, 0.1]), np.array([True, True, False, True]), bins=2)
+    0.25
+    """
+    if len(sure) != len(right):
+        raise BadInput(f"every posterior is right or wrong: {len(sure)} posteriors, {len(right)} answers")
+    if not len(sure):
+        return float("nan")
+    order = np.argsort(sure, kind="stable")
+    parts = [part for part in np.array_split(order, bins) if len(part)]
+    gaps = [len(part) * abs(float(sure[part].mean(dtype=float)) - float(right[part].mean())) for part in parts]
+    return float(sum(gaps) / len(sure))
+
+
+def auroc(scores: Float[np.ndarray, " n"], truth: Bool[np.ndarray, " n"]) -> float:
+    """Area under the ROC: how often what is true scores higher than what is not (ties half); NaN if either is missing.
+
+    >>> auroc(np.array([0.9, 0.4, 0.4, 0.1]), np.array([True, True, False, False]))
+    0.875
+    """
+    if truth.all() or not truth.any():
+        return float("nan")
+    from sklearn.metrics import roc_auc_score
+
+    return float(roc_auc_score(truth, scores))
 
 
 def miou(counts: Int[np.ndarray, "classes columns"]) -> float:
@@ -218,7 +249,9 @@ __all__ = [
     "PanopticQuality",
     "Quality",
     "Tally",
+    "auroc",
     "confusion",
+    "ece",
     "iou",
     "miou",
     "panoptic_quality",

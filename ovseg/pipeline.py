@@ -15,9 +15,10 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, overload
 
 import numpy as np
-from jaxtyping import Float32
+from jaxtyping import Float32, Integer
 
-from ovseg import anomaly, click, comparing, discovery, encoders, exemplars, images, runtime, weights
+from ovseg import anomaly, calibration, click, comparing, discovery, encoders, exemplars, images, runtime, weights
+from ovseg.calibration import Calibration
 from ovseg.click import Click
 from ovseg.clip import text
 from ovseg.clip.guides import Guide
@@ -270,6 +271,16 @@ class Pipeline:
         encoding = self._encoded(image, channel_order, None)
         lexicon = words if isinstance(words, Lexicon) else self.lexicon(words)
         return discovery.discover(self.side, encoding, lexicon, self.vocabulary, most=most, whole=whole, alpha=alpha)
+
+    def calibrate(
+        self,
+        pictures: Sequence[Any],
+        names: Any,
+        labels: Sequence[Integer[np.ndarray, "_ _"]] | None = None,
+        **options: Any,
+    ) -> Calibration:
+        """This recipe with its numbers fitted to pictures like these: `calibration.calibrate`."""
+        return calibration.calibrate(self, pictures, names, labels, **options)
 
     def look(self, image: Any, where: Any, *, channel_order: str = "rgb") -> Float32[np.ndarray, "n dim"]:
         """A unit vector of what is shown in a picture: a mask, a box (XYXY, pixels) or `Regions`, by this encoder."""
