@@ -118,6 +118,7 @@ def test_figures_are_what_a_slow_count_gives(report: ModuleType, scenes: list[An
         "absent px": absent_pixels / (len(scenes) * 256 * 256),
         "absent names": absent_names / (len(scenes) * 20),
         "lost": lost / sum(len(s.names) for s in scenes),
+        "alone": 0,
     }
     got = counts.figures(np.ones((1, len(scenes)), np.int64))
     assert {name: value[0] for name, value in got.items()} == pytest.approx({n: 100 * v for n, v in wanted.items()})
@@ -173,6 +174,8 @@ def test_every_choice_is_asked_with_and_without_absent_names(
             assert not counts.absent.any() and not counts.false.any()
         asked = scenes[1].names + (scenes[1].absent if crowd else [])
         found = some[name].segment(scenes[1].picture, asked, **report.GATES[gate])
+        alone = [some[name].segment(scenes[1].picture, [word], **report.GATES[gate]) for word in scenes[1].absent[:2]]
+        assert counts.alone[1] == (sum((one.labels >= 0).any() for one in alone) if crowd else 0)
         assert counts.predicted[1].sum() == (found.labels >= 0).sum() - (found.labels >= len(scenes[1].names)).sum()
 
 
