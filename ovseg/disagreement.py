@@ -60,7 +60,7 @@ class Disagreement:
     be. `contested` are the pixels whose labels differ: a threshold may part labels that posteriors agree on, and
     posteriors may part that a threshold hides. `doubt` is 1 less the mean posterior of the first answer's label, or the
     best name's mean posterior where it has none. `missing` are parts of the picture that the first answer leaves
-    unlabelled and most others give one name (`missing_labels`).
+    unlabelled and most others give one name (`missing_labels`), where they do not border on a region of that name.
     """
 
     first: Segmentation
@@ -185,8 +185,10 @@ def disagree(found: Sequence[Segmentation], *, measure: str | None = None, chanc
         )
     values, doubt = MEASURES[measure](found)
     contested = np.any([one.labels != first.labels for one in found[1:]], axis=0)
-    parts, kinds = split(_named_by_others(found), None, len(first.names))
-    large = np.bincount(parts[parts >= 0], minlength=len(kinds)) >= max(1, LEAST_MISSING * parts.size)
+    named = _named_by_others(found)
+    parts, kinds = split(np.where(named >= 0, named, first.labels), None, len(first.names))
+    apart = np.bincount(parts[first.labels >= 0], minlength=len(kinds)) == 0  # what touches its own name is its border
+    large = apart & (np.bincount(parts[parts >= 0], minlength=len(kinds)) >= max(1, LEAST_MISSING * parts.size))
     parts = np.append(np.where(large, np.cumsum(large) - 1, -1), -1)[parts]  # the last entry serves -1
     means = _means(parts, int(large.sum()), values, doubt)
     height, width = values.shape

@@ -86,17 +86,19 @@ def test_order_of_the_others_and_names_of_the_question_change_nothing() -> None:
 
 
 def test_regions_come_by_the_share_of_them_that_is_contested() -> None:
-    found = disagree([asked(["aa.bb", "aa.bb", ".....", "bb..."]), asked(["aa.bb", "ab.aa", ".....", "bb..."])])
+    plan = ["a..bb", "a..bb", ".....", "bbb.."]
+    found = disagree([asked(plan), asked(["a..ab", "b..aa", ".....", "bbb.."])])
     regions = [
         (found.first.names[k], share) for k, share in zip(found.first.region_labels, found.region_shares, strict=True)
     ]
-    assert [("cat", 0.25), ("dog", 0.5), ("dog", 0)] == regions
+    assert [("cat", 0.5), ("dog", 0.75), ("dog", 0)] == regions
     assert [1, 0, 2] == found.ranking.tolist()
     assert (np.diff(found.touches[found.ranking]) < 0).all()
     rows = found.to_dict()["review"]
-    assert [0.5, 0.25, 0.0] == [row["contested_share"] for row in rows]
-    written = found.first.to_dict()["regions"]  # "region" is the place in that list
-    assert [written[row["region"]]["area"] for row in rows] == [768, 768, 384]
+    assert [0.75, 0.5, 0.0] == [row["contested_share"] for row in rows]
+    written = found.first.to_dict()["regions"]  # "region" is the place in that list, which is by area here
+    assert [0, 2, 1] == [row["region"] for row in rows]
+    assert [768, 384, 576] == [written[row["region"]]["area"] for row in rows]
 
 
 def test_what_others_name_where_the_first_is_silent_is_missing() -> None:
@@ -110,6 +112,14 @@ def test_what_others_name_where_the_first_is_silent_is_missing() -> None:
     tie = disagree([asked(PLAN), asked(OTHER), asked(["aaa..", "aaa.b", ".....", "aa..."])])
     assert tie.missing_labels.tolist() == [0]
     assert not len(disagree([asked(OTHER), asked(PLAN)]).missing)  # the first says all that the other does
+
+
+def test_a_wider_border_of_the_same_name_is_not_missing() -> None:
+    wider = ["aaaa.", "aaa.b", "a....", "....."]
+    found = disagree([asked(PLAN), asked(wider)])
+    assert found.contested[30, 5] and found.contested[5, 50] and not len(found.missing)
+    other_name = disagree([asked(PLAN), asked(["aaa..", "aaa.b", "b....", "....."])])
+    assert other_name.missing_labels.tolist() == [1]
 
 
 def test_specks_that_others_name_are_not_missing() -> None:

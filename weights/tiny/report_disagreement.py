@@ -57,8 +57,8 @@ class Seen:
     margin: NDArray[np.float32]
     wrong: NDArray[np.bool_]
     bad: NDArray[np.bool_]  # regions
-    lacking: NDArray[np.bool_]  # missing parts that are of a thing
-    overlooked: int  # things without a label
+    lacking: NDArray[np.bool_]  # missing parts that are of an overlooked thing
+    overlooked: int  # things of which more than half has no label
 
     @property
     def touches(self) -> int:
@@ -74,9 +74,10 @@ def look(pipe: Any, others: list[Any], scene: Any, chances: Chances) -> Seen:
     best = [np.sort(slots, axis=0)[-2:] for _, slots in first.evidence.tiles()]
     margin = np.concatenate([two[1] - two[0] for two in best])
     bad = np.array([wrong[decode_rle(rle)].mean() > 1 - RIGHT for rle in first.regions.rles], bool)
-    lacking = np.array([(truth[decode_rle(rle)] >= 0).mean() >= 0.5 for rle in found.missing.rles], bool)
-    overlooked = sum((first.labels[truth == k] < 0).mean() > 0.5 for k in range(len(names)))
-    return Seen(found, own, margin, wrong, bad, lacking, int(overlooked))
+    overlooked = [k for k in range(len(names)) if (first.labels[truth == k] < 0).mean() > 0.5]
+    of_these = np.isin(truth, overlooked)
+    lacking = np.array([of_these[decode_rle(rle)].mean() >= 0.5 for rle in found.missing.rles], bool)
+    return Seen(found, own, margin, wrong, bad, lacking, len(overlooked))
 
 
 def fit(seen: list[Seen]) -> Chances:
@@ -164,7 +165,7 @@ def _labelled(seen: list[Seen]) -> list[NDArray[np.bool_]]:
 def _parts(seen: list[Seen]) -> str:
     lacking = np.concatenate([one.lacking for one in seen])
     expected = sum(float(one.found.missing_touches.sum()) for one in seen)
-    return f"{len(lacking)}, of a thing {lacking.sum()}, expected {expected:.1f}"
+    return f"{len(lacking)}, of overlooked things {lacking.sum()}, expected {expected:.1f}"
 
 
 def recipes(text: str) -> list[Any]:
