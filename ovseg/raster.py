@@ -281,7 +281,7 @@ def touching(
     [[0, 0, 1], [1, 2, 2], [2, 2, 1]]
     """
     count = int(owners.max(initial=-1)) + 1
-    found = []
+    keys, counts = [], []
     for here, there in (
         (owners[:, :-1], owners[:, 1:]),
         (owners[:-1], owners[1:]),
@@ -291,8 +291,11 @@ def touching(
         edge = here != there
         low, high = here[edge], there[edge]
         low, high = np.minimum(low, high), np.maximum(low, high)
-        found.append(low[low >= 0].astype(np.int64) * count + high[low >= 0])
-    pairs, places = np.unique(np.concatenate(found), return_counts=True)
+        key, times = np.unique(low[low >= 0].astype(np.int64) * count + high[low >= 0], return_counts=True)
+        keys.append(key)
+        counts.append(times)
+    pairs, place = np.unique(np.concatenate(keys), return_inverse=True)
+    places = np.bincount(place, np.concatenate(counts), len(pairs)).astype(np.int64)
     return pairs // max(count, 1), pairs % max(count, 1), places
 
 
