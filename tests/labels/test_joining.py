@@ -266,3 +266,19 @@ def test_voting_keeps_the_dense_map_and_gives_each_part_its_majority(rng: Genera
             expected[parts == i] = max(sorted(set(votes)), key=votes.count)
     assert (expected == found.labels).all() and 0.05 < (expected != dense.labels).mean() < 0.9
     assert (found.with_threshold(0.4).labels == found.labels).all()
+
+
+def test_a_phrase_or_the_recipes_own_words_make_a_name_stuff() -> None:
+    cells = np.ascontiguousarray(np.broadcast_to(THINGS[0][:, None, None], (8, 6, 10)))
+    features = DenseFeatures(cells, cells.mean(axis=(1, 2)), 48, 80)
+    words = Vocabulary(
+        ("heaven", "cow"), THINGS[[0, 3, 1, 2]], np.array([0, 0, 1, -1]), ("heaven", "sky", "cow", "none")
+    )
+    nobody = Described(np.zeros((0, 8), np.float32))
+    for stuff, expected in (("coco", ("heaven",)), (["COW"], ("cow",)), ("none", ())):
+        found = compose(
+            features, words, regions=Regions.empty(48, 80), described=nobody, recipe=Recipe(scale=10.0, stuff=stuff)
+        )
+        assert found.stuff == expected == found.with_threshold(0.1).stuff
+        (segment,) = found.panoptic()[1]
+        assert segment["isthing"] == ("heaven" not in expected) == bool(found.instances())
