@@ -133,16 +133,16 @@ def measure(clip: Clip, reading: Reading, count: int, args: argparse.Namespace) 
     before = entrances.seen
     dense_pass(())
     windows = entrances.seen - before
-    views, passes = {name: dense_pass(blocks) for name, blocks in rows.items()}, {}
+    views = {name: dense_pass(blocks) for name, blocks in rows.items()}
+    few = regions[:4]
     for name in list(rows):
-        before = entrances.seen
         try:
-            encoders.describe(name, views[name], regions)  # also warms up
+            encoders.describe(name, views[name], few)  # warms up
         except OvsegError as error:
             print(f"- {name}: {error}")
             del rows[name]
-        passes[name] = entrances.seen - before
-    error = np.abs(loop(clip, image, regions) - encoders.describe("crop", plain, regions).vectors).max()
+    apart = np.abs(loop(clip, image, few) - encoders.describe("crop", plain, few).vectors).max()
+    passes: dict[str, int] = {}
     took: dict[str, list[float]] = {name: [] for name in ["the loop", "dense", *rows]}
     tapped: dict[str, list[float]] = {name: [] for name in rows}
     for _ in range(args.rounds):
@@ -150,12 +150,14 @@ def measure(clip: Clip, reading: Reading, count: int, args: argparse.Namespace) 
         took["dense"].append(seconds(lambda: dense_pass(())))
         for name, blocks in rows.items():
             tapped[name].append(seconds(lambda b=blocks: dense_pass(b)) if blocks else took["dense"][-1])
+            before = entrances.seen
             took[name].append(seconds(lambda n=name: encoders.describe(n, views[n], regions)))
+            passes[name] = entrances.seen - before
     middle = {name: statistics.median(times) for name, times in took.items()}
     print(
         f"\n{clip.name}, {WIDTH}x{HEIGHT}, {count} masks, grid {plain.features.grid}, {windows} windows, "
         f"dense pass {1000 * middle['dense']:.0f} ms, threads {torch.get_num_threads()}, "
-        f"load {os.getloadavg()[0]:.1f}, torch {torch.__version__}, loop and batched crop at most {error:.0e} apart\n"
+        f"load {os.getloadavg()[0]:.1f}, torch {torch.__version__}, loop and batched crop at most {apart:.0e} apart\n"
     )
     print("| encoder | passes beyond the dense one | masks/s alone | masks/s with the dense pass | x loop |")
     print("|---|---|---|---|---|")
