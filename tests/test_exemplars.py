@@ -6,10 +6,13 @@ import numpy as np
 import pytest
 from scenes import features_of
 
+import tiny
 from ovseg import exemplars
+from ovseg.encoders import Described
 from ovseg.errors import BadInput, BadUsage
 from ovseg.labels import compose
 from ovseg.masks import cell_fractions
+from ovseg.pipeline import Pipeline
 from ovseg.recipe import Recipe
 from ovseg.types import DenseFeatures, Regions, Vocabulary
 
@@ -97,7 +100,7 @@ def test_one_vector_an_object_is_found_in_another_picture() -> None:
     masks = Regions.from_masks(np.stack([sought, pixels(3, 1, 5, 3), np.ones((HEIGHT, WIDTH), bool)]))
     seen = unit(np.stack([objects[0], objects[2], other.whole]))
     for regions, rows in ((masks, seen), (Regions.empty(HEIGHT, WIDTH), seen[:0])):
-        found = compose(other, made, regions=regions, described=_described(rows), recipe=Recipe(scale=40.0))
+        found = compose(other, made, regions=regions, described=Described(rows), recipe=Recipe(scale=40.0))
         mine = found.labels == 0
         bar = 0.9 if len(regions) else 0.6  # cells alone are blurred to pixels
         assert (mine & sought).sum() > bar * (mine | sought).sum()
@@ -158,7 +161,30 @@ def test_examples_that_make_no_row_are_told() -> None:
         exemplars.vocabulary(exemplars.vocabulary(words(), {"bolt": [one]}), {"nut": [one]})
 
 
-def _described(rows: np.ndarray) -> object:
-    from ovseg.encoders import Described
+@pytest.fixture(scope="module")
+def pipe() -> Pipeline:
+    recipe = Recipe(name="test", model="tiny", templates="bare", negatives="word", short_side=48, method="naclip")
+    return Pipeline(recipe, tiny.clip())
 
-    return Described(rows)
+
+def test_a_pipeline_takes_names_that_are_shown_beside_names_that_are_words(pipe: Pipeline) -> None:
+    one, other = tiny.picture(), tiny.picture(56, 72, seed=1)
+    encoding = pipe.encode(one)
+    given = {"bolt": [(encoding, [8, 8, 40, 32]), (other, np.ones((56, 72), bool))]}
+    made = pipe.exemplars(given, text=[{"bolt": ["hex bolt", "screw"]}, {"nut": {"threshold": 0.3}}], t=1)
+    assert made.names == ("bolt", "nut") and made.phrases == ("2 examples", "nut", "background")
+    assert made.thresholds == {"nut": 0.3}
+    vectors = np.concatenate([pipe.look(encoding, [8, 8, 40, 32]), pipe.look(other, [0, 0, 72, 56])])
+    np.testing.assert_allclose(unit(vectors.sum(axis=0)), made.vectors[0], atol=1e-5)
+    np.testing.assert_allclose(pipe.vocabulary(["nut"]).vectors[0], made.vectors[1], atol=1e-5)
+    alone = pipe.exemplars({"part 17": given["bolt"]})
+    assert alone.names == ("part 17",) and alone.owner.tolist() == [0, -1]
+    found = pipe.segment(other, alone, threshold=0.0)
+    assert found.names == ("part 17",) and found.labels.shape == (56, 72)
+    words = pipe.vocabulary([{"bolt": ["hex bolt", "screw"]}])
+    asked = {"bolt": given["bolt"]}
+    plain = pipe.exemplars(asked, text=[{"bolt": ["hex bolt", "screw"]}], t=0)
+    np.testing.assert_array_equal(words.vectors, plain.vectors)
+    np.testing.assert_array_equal(pipe.segment(one, words).labels, pipe.segment(one, plain).labels)
+    with pytest.raises(BadInput, match="Swapped axes"):
+        pipe.look(one, np.ones((80, 48), bool))

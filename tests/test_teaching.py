@@ -6,11 +6,14 @@ from pathlib import Path
 import numpy as np
 import pytest
 
+import tiny
 from ovseg.click import NO_POINTS, Click, named
 from ovseg.errors import BadInput, BadUsage, BadWeights, UnknownName
 from ovseg.labels.scoring import cell_rows
+from ovseg.lessons import MARGIN
+from ovseg.pipeline import Pipeline
 from ovseg.recipe import Recipe
-from ovseg.teaching import MARGIN, Teaching
+from ovseg.teaching import Teaching
 from ovseg.types import DenseFeatures, Head, Regions, Vocabulary, Windows
 
 DIM, SCALE = 64, 40.0
@@ -381,3 +384,31 @@ def test_names_that_are_not_asked_are_told(world: World) -> None:
         Teaching(teaching.vocabulary, scale=SCALE)
     with pytest.raises(BadUsage, match="spread is"):
         Teaching(world.vocabulary, scale=SCALE, spread=0.0)
+
+
+def test_a_pipeline_teaches_by_pictures_saves_and_asks_everywhere(tmp_path: Path) -> None:
+    recipe = Recipe(name="test", model="tiny", templates="bare", negatives="word", short_side=48, method="naclip")
+    pipe = Pipeline(recipe, tiny.clip())
+    picture = tiny.picture()
+    encoding = pipe.encode(picture)
+    teaching = pipe.teach(["cat", "dog"])
+    box = [8, 8, 40, 32]
+    called = pipe.segment(encoding, teaching.vocabulary, threshold=0.0)
+    taught = teaching.accept((picture, box), "dog")
+    vectors = pipe.look(encoding, box)
+    np.testing.assert_allclose(vectors, [one.vector for one in teaching.lessons], atol=1e-5)
+    plain = pipe.vocabulary(["cat", "dog"])
+    moved = taught.scores(vectors, 40.0) - plain.scores(vectors, 40.0)
+    assert moved[0, 1] > 10 and not moved[0, [0, 2]].any()
+    after = pipe.segment(encoding, taught, threshold=0.0)
+    assert after.shares["dog"] >= called.shares["dog"] and (after.confidence != called.confidence).any()
+    teaching.add([{"cow": ["cow", "cattle"]}])
+    assert teaching.vocabulary.phrases == ("cat", "dog", "background", "cow", "cattle")
+    again = pipe.teach(teaching.save(tmp_path / "taught.safetensors"))
+    np.testing.assert_array_equal(after.labels, pipe.segment(encoding, taught, threshold=0.0).labels)
+    one, other = (pipe.segment(encoding, session.vocabulary) for session in (teaching, again))
+    np.testing.assert_array_equal(one.confidence, other.confidence)
+    with pytest.raises(BadUsage, match="another network"):
+        Pipeline(recipe, tiny.clip(seed=1)).teach(tmp_path / "taught.safetensors")
+    with pytest.raises(BadUsage, match="another way to look: naclip, pool, here is sclip, pool"):
+        Pipeline(recipe.replace(method="sclip"), pipe.clip).teach(tmp_path / "taught.safetensors")
