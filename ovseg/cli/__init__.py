@@ -10,7 +10,7 @@ from collections.abc import Sequence
 
 import click
 
-from ovseg.cli import machine, pictures, pointing
+from ovseg.cli import calibrating, machine, pictures, pointing
 from ovseg.errors import OvsegError
 
 
@@ -36,7 +36,7 @@ def app() -> None:
 
 
 SEEN = (pictures.segment, pictures.anomaly, pointing.point, pictures.label, pictures.demo)
-for command in (*SEEN, machine.weights, machine.check):
+for command in (*SEEN, calibrating.calibrate, machine.weights, machine.check):
     app.add_command(command)
 
 
