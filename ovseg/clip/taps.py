@@ -117,4 +117,4 @@ def _axis(pixels: int, start: float, stop: float, cells: int) -> Float32[np.ndar
     return np.asarray(np.maximum(high - low, 0) / np.diff(edges)[:, None], np.float32)
 
 
-__all__ = ["Place", "Taps", "Tapped", "WHOLE", "look", "of_layout", "shares"]
+__all__ = ["Place", "Tapped", "Taps", "WHOLE", "look", "of_layout", "shares"]

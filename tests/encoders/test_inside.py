@@ -260,6 +260,8 @@ class TestFoveal:
         (right,) = inside._foveae(Tapped({}, (6, 4), (0.0, 0.6, 1.0, 1.0)), regions, 1.0, 2.0)
         assert abs(whole[1:5, 2:8].max() - 1) < 1e-6 and (whole[:, :2] == 0).all() and (whole[0] == 0).all()
         np.testing.assert_array_equal(whole[:, 6:], right)
+        (corner,) = inside._foveae(Tapped({}, (3, 6), (0.0, 0.0, 0.5, 0.6)), regions, 1.0, 2.0)
+        np.testing.assert_array_equal(whole[:3, :6], corner)
 
 
 class TestConvnext:
