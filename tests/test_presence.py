@@ -1,12 +1,20 @@
 """Presence: absent names pass as often as they may, present ones are found, and nothing else has a say."""
 
+from dataclasses import replace
+from typing import Any
+
 import numpy as np
 import pytest
 from jaxtyping import Float32
 
+from ovseg import Pipeline
+from ovseg.encoders import Described
 from ovseg.errors import BadInput, BadUsage
+from ovseg.labels import compose
 from ovseg.presence import LEAST, NEAR, SCALE, TOP, Crowd, Presence, presence
 from ovseg.prompts import NOUNS
+from ovseg.recipe import Recipe
+from ovseg.types import DenseFeatures, Regions, Vocabulary
 
 
 def unit(vectors: Float32[np.ndarray, "n dim"]) -> Float32[np.ndarray, "n dim"]:
@@ -156,3 +164,142 @@ def test_nouns_are_256_different_words_that_the_bundled_model_was_taught() -> No
     taught = json.loads(weights.bundled("tiny/names.json").read_text("utf-8"))["names"]
     known = {*taught, *(text for several in taught.values() for text in several)}
     assert len(NOUNS) == len(set(NOUNS)) == 256 and set(NOUNS) <= known
+
+
+# In the walk: worlds of orthogonal words, where who is there is known
+
+
+NOUNS_HERE, GROUND, NAMES = slice(0, 60), slice(60, 64), slice(64, 72)
+
+
+def world(shown: list[int], seed: int) -> tuple[DenseFeatures, Vocabulary]:
+    """A picture of 6x10 cells that shows ground on its left and some of eight names on its right, and the names."""
+    words = np.eye(80, dtype=np.float32)
+    cells = np.repeat(words[[60]], 60, axis=0).reshape(6, 10, 80)
+    for place, name in enumerate(shown):
+        cells[place % 6, 5:] = words[64 + name]
+    rng = np.random.default_rng(seed)
+    vectors = unit(cells.reshape(60, 80) + 0.05 * drawn(rng, 60, 80))
+    features = DenseFeatures(np.ascontiguousarray(vectors.T).reshape(80, 6, 10), unit(words[[60]])[0], 48, 80)
+    crowd = Crowd(words[NOUNS_HERE], words[GROUND], words[NAMES], np.arange(8))
+    names = tuple(f"name {number}" for number in range(8))
+    owner = np.array([*range(8), -1])
+    return features, Vocabulary(names, np.concatenate([words[NAMES], words[[60]]]), owner, crowd=crowd)
+
+
+def asked(features: DenseFeatures, vocabulary: Vocabulary, regions: Regions | None = None, **choices: Any) -> Any:
+    recipe = Recipe(**{"absent": "presence", **choices})
+    regions = Regions.empty(48, 80) if regions is None else regions
+    vectors = np.zeros((len(regions), 80), np.float32)
+    for number, mask in enumerate(regions.masks):
+        vectors[number] = features.vectors[:, mask[4::8, 4::8]].mean(axis=1)
+    described = Described(unit(vectors) if len(vectors) else vectors)
+    return compose(features, vocabulary, regions=regions, described=described, recipe=recipe)
+
+
+def only(vocabulary: Vocabulary, names: list[int]) -> Vocabulary:
+    """The same question with fewer names."""
+    rows = [*names, 8]
+    crowd = vocabulary.crowd
+    assert crowd is not None
+    return Vocabulary(
+        tuple(vocabulary.names[name] for name in names),
+        vocabulary.vectors[rows],
+        np.array([*range(len(names)), -1]),
+        crowd=replace(crowd, asked=crowd.asked[names], owner=np.arange(len(names))),
+    )
+
+
+@pytest.mark.parametrize("shown", [[0, 3], [5], []])
+def test_absent_names_get_no_pixel_and_present_ones_theirs(shown: list[int]) -> None:
+    features, vocabulary = world(shown, 0)
+    found = asked(features, vocabulary, presence_cut=0.0)
+    assert {name for name, share in found.shares.items() if share} == {f"name {number}" for number in shown}
+    assert (found.labels == -1).any() and set(found.presence) == set(vocabulary.names)
+    gone = [name for number, name in enumerate(vocabulary.names) if number not in shown]
+    assert found.notes[0] == "judged absent: " + ", ".join(gone)
+    alone = asked(features, only(vocabulary, [7]), presence_cut=0.0)  # one name, and it is not there
+    assert (alone.labels == -1).all() and "every name was judged absent" in alone.notes[-1]
+    empty = asked(*world(shown, 0), presence_cut=100.0)
+    assert (empty.labels == -1).all() and not len(empty.regions) and empty.to_dict()["presence"]["name 0"] >= 0
+
+
+def test_asking_names_that_are_absent_changes_nothing_else() -> None:
+    """Pixels, regions that overlap and compete, scores: to the bit what they are without the absent names."""
+    features, vocabulary = world([0, 3], 1)
+    masks = np.zeros((3, 48, 80), bool)
+    masks[0, :8, 40:], masks[1, 8:16, 40:], masks[2, :20, 30:] = True, True, True
+    regions = Regions.from_masks(masks, np.array([0.9, 0.8, 0.95], np.float32))
+    for given in (None, regions):
+        few = asked(features, only(vocabulary, [0, 3]), given, presence_cut=0.0)
+        many = asked(features, vocabulary, given, presence_cut=0.0)
+        np.testing.assert_array_equal(np.array([0, 3, -1])[few.labels], many.labels)
+        np.testing.assert_array_equal(few.confidence, many.confidence)
+        np.testing.assert_array_equal(few.region_scores, many.region_scores[:, [0, 3]])
+        assert few.regions.rles == many.regions.rles and len(few.regions) >= 2
+    off = asked(features, vocabulary, scale=5.0, absent="off")
+    assert (off.confidence != asked(features, vocabulary, scale=5.0, presence_cut=0.0).confidence).any()
+    assert off.presence == {} and "presence" not in off.to_dict()
+
+
+def test_neither_temperature_nor_an_absent_name_moves_the_best_name() -> None:
+    features, vocabulary = world([0, 3, 4], 2)
+    plain = asked(features, vocabulary, presence_cut=0.0, scale=40.0)
+    for scale in (5.0, 100.0):
+        other = asked(features, vocabulary, presence_cut=0.0, scale=scale)
+        assert other.presence == plain.presence
+        np.testing.assert_array_equal(other.labels, plain.labels)
+    turned = asked(features, only(vocabulary, [7, 4, 3, 2, 0]), presence_cut=0.0)
+    np.testing.assert_array_equal(np.array([7, 4, 3, 2, 0, -1])[turned.labels], plain.labels)
+
+
+def test_presence_is_judged_again_without_a_network() -> None:
+    features, vocabulary = world([0, 3], 3)
+    first = asked(features, vocabulary, presence_cut=100.0)
+    assert (first.labels == -1).all()
+    again = first.with_presence(cut=0.0)
+    fresh = asked(features, vocabulary, presence_cut=0.0)
+    np.testing.assert_array_equal(again.labels, fresh.labels)
+    np.testing.assert_array_equal(again.confidence, fresh.confidence)
+    assert "judged absent: name 1, name 2, name 4, name 5, name 6, name 7" in again.notes
+    free = first.with_presence(1)
+    np.testing.assert_array_equal(free.labels, asked(features, vocabulary, absent="off").labels)
+    assert not [note for note in free.notes if note.startswith("judged absent")]
+    with pytest.raises(BadUsage, match="made without presence"):
+        asked(features, vocabulary, absent="off").with_presence(0.1)
+
+
+def test_what_only_an_absent_name_fits_is_unknown() -> None:
+    features, vocabulary = world([0, 3], 4)
+    found = asked(features, vocabulary, presence_cut=100.0)
+    assert found.reasons == ("absent",) and len(found.unknown) == 1  # side by side: one region
+    plain = asked(features, vocabulary, absent="off")
+    assert (found.unknown.masks.any(axis=0) == (plain.labels >= 0)).all()
+    assert asked(features, vocabulary, presence_cut=0.0).reasons == ()
+
+
+def test_names_with_examples_pass_and_a_vocabulary_without_a_crowd_says_so() -> None:
+    features, vocabulary = world([0], 5)
+    levels = np.tile(np.array([1, 0], np.float32), (9, 1))
+    levels[6] = (0.5, 0.1)
+    shown = asked(features, replace(vocabulary, levels=levels), presence_cut=0.0)
+    assert shown.presence["name 6"] == 1 and "name 6" not in shown.notes[0] and "name 5" in shown.notes[0]
+    bare = asked(features, replace(vocabulary, crowd=None))
+    assert bare.presence == {} and "brings no crowd" in bare.notes[0]
+
+
+def test_a_pipeline_words_the_crowd_once_and_asks_no_image_network() -> None:
+    pipe = Pipeline.open("tiny", cache=None, proposer="none", sam="", short_side=72, scales=(1,))
+    encoding = pipe.encode(np.random.default_rng(0).integers(0, 255, (48, 80, 3), dtype=np.uint8))
+    first, second = pipe.vocabulary(["cow", "dog"]), pipe.vocabulary(["cow", {"cat": ["cat", "kitten"]}])
+    assert first.crowd is not None and second.crowd is not None and first.crowd.nouns is second.crowd.nouns
+    assert first.crowd.nouns.shape == (256, 160) and second.crowd.owner.tolist() == [0, 1, 1]
+    np.testing.assert_array_equal(first.crowd.asked, first.vectors[:2])
+    other = pipe.vocabulary(["cow", "dog"], templates="bare")  # another wording, but presence keeps its own
+    np.testing.assert_allclose(other.crowd.asked if other.crowd else None, first.crowd.asked, atol=1e-6)
+    calls = []
+    pipe.clip.model.visual.register_forward_hook(lambda *_: calls.append(1))
+    plain = pipe.segment(encoding, ["cow", "dog"], alpha=0.5)
+    assert set(plain.presence) == {"cow", "dog"} and calls == []
+    assert pipe.segment(encoding, ["cow"], absent="off").presence == {}
+    assert pipe.segment(encoding, replace(first, crowd=None)).presence == pipe.segment(encoding, first).presence
