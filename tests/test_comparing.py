@@ -108,8 +108,11 @@ def test_masks_of_the_names_map_are_each_recipes_own(pipe: Pipeline) -> None:
     sam = narrow_sam()
     recipe = RECIPE.replace(sam="test", proposer="from-map", proposer_options={"min_iou": 0.0, "min_part_px": 4})
     masked = Pipeline(recipe, pipe.clip, sam)
-    others: list[Any] = ["naclip", {"proposer": "none"}, {"negatives": "scene"}]
-    same(masked.compare(WIDE, NAMES, others), alone(masked, others, WIDE, sam=sam))
+    others: list[Any] = ["naclip", {"proposer": "none"}, {"negatives": "scene"}, {"encoder": "crop"}]
+    found = masked.compare(WIDE, NAMES, others)
+    same(found, alone(masked, others, WIDE, sam=sam))
+    evidence = found.first.evidence
+    assert evidence is not None and evidence.parts is not None and (evidence.parts >= 0).any()
 
 
 def test_whole_picture_methods_and_encoders_with_taps_take_their_own_pass(pipe: Pipeline) -> None:
