@@ -4,6 +4,10 @@ Regions get v = normalise((1 - w) local + w whole), w = 0.2: what the region sho
 wheel on a street, not a wheel of cheese). Their nearest words, if no negative is nearer, are the answer's names; words
 whose text vectors have a cosine of 0.9 and more are one name, and so are those that such words link. Lists may have
 20,000 words and more: they are read in chunks, so memory is that of the list's own rows and little else.
+What is found is what the network can tell apart in so long a list. The bundled model, asked the 1,031 words that it was
+taught, finds 11 of 55 things in 24 compositions of held-out drawings, and 77 names that are not there (13 and 158 where
+5 % may pass): there the list is to be short.
+
 Zero-guidance segmentation (Rewatbowornwong et al., ICCV 2023) takes its words from a captioner; captions are out here.
 """
 
@@ -27,7 +31,7 @@ from ovseg.types import Segmentation, Vocabulary
 CHUNK = 2048  # words held against all regions at once
 WHOLE = 0.2  # share of the whole picture in a region's vector
 ALIKE = 0.9  # cosine of two words from which they are one name
-ALPHA = 0.05  # share of absent names that presence lets pass
+ALPHA = 0.01  # share of absent names that presence lets pass: a long list has many chances
 LONGEST_LIST = 100_000
 
 

@@ -58,9 +58,9 @@ class Taught:
         """Accepted less rejected closeness of each name; 0 for the zero vector."""
         dim = self.gaussians.means.shape[1]
         distances = self.gaussians.distances(vectors) * (self.gaussians.ridge / dim)
-        near = 0.5 * (self.heard - distances).clip(0)
+        near = 0.5 * (self.heard - distances)
         near[~vectors.any(axis=1)] = 0
-        sides = np.zeros((2, len(vectors), self.names))
+        sides = np.zeros((2, len(vectors), self.names))  # what is nearer than nothing counts
         for kind, (owner, accepted) in enumerate(zip(self.owner, self.accepted, strict=True)):
             side = sides[int(accepted), :, owner]
             np.maximum(side, near[:, kind], out=side)
