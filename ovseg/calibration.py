@@ -62,14 +62,15 @@ class Calibration:
         """The calibration that `to_json` wrote."""
         try:
             values = json.loads(text)
-            lists = {what: tuple(values[what]) for what in ("names", "pictures", "notes")}
-            figures = {
-                what: {k: math.nan if v is None else float(v) for k, v in values[what].items()}
+            names, pictures, notes = (tuple(values[what]) for what in ("names", "pictures", "notes"))
+            before, after = (
+                {figure: math.nan if value is None else float(value) for figure, value in values[what].items()}
                 for what in ("before", "after")
-            }
+            )
+            recipe = values["recipe"]
         except (json.JSONDecodeError, KeyError, TypeError, AttributeError) as error:
             raise BadUsage(f"a calibration is the JSON that to_json wrote: {error}") from None
-        return cls(Recipe.from_dict(values["recipe"]), **lists, **figures)
+        return cls(Recipe.from_dict(recipe), names, pictures, before, after, notes)
 
 
 @dataclass(frozen=True, eq=False)
