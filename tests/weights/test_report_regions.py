@@ -80,6 +80,12 @@ def test_scenes_of_a_half_ask_for_names_of_that_half_alone(report: ModuleType, s
     assert not ours & theirs
 
 
+def test_a_small_world_has_so_many_names(report: ModuleType) -> None:
+    small = list(report.drawn(6, 3, "confirmation", 9))
+    known = {name for s in small for name in (*s.names, *s.absent)}
+    assert len(known) <= 9 and all(len(s.names) + len(s.absent) <= 9 and s.absent for s in small)
+
+
 def test_figures_are_what_a_slow_count_gives(report: ModuleType, scenes: list[Any]) -> None:
     words = sorted({name for s in scenes for name in (*s.names, *s.absent)})
     place = {word: number for number, word in enumerate(words)}
@@ -221,6 +227,39 @@ def test_roc_is_what_counting_pairs_gives(report: ModuleType) -> None:
         cuts = [cut for cut in np.unique(scores) if (no >= cut).mean() <= 0.05]
         reached = max([(yes >= cut).mean() for cut in cuts], default=0)
         assert got["TPR at FPR 5 %"][row] == pytest.approx(100 * reached)
+
+
+def test_calibration_is_counted_on_pictures_that_it_never_saw(
+    report: ModuleType, pipes: dict[str, Any], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    pipe, small = pipes["none (dense)"], list(report.drawn(8, 4, "development", 9))
+    fitted: list[Any] = []
+    real = type(pipe).calibrate
+
+    def watched(self: Any, pictures: list[Any], names: Any, labels: Any) -> Any:
+        fitted.extend(pictures)
+        assert all(truth.max() < len(names) and (truth == -1).any() for truth in labels)
+        return real(self, pictures, names, labels)
+
+    monkeypatch.setattr(type(pipe), "calibrate", watched)
+    got = report.calibrated(small, pipe)
+    assert [one.tobytes() for one in fitted] == [scene.picture.tobytes() for scene in small[:4]]
+    names = sorted({name for s in small for name in (*s.names, *s.absent)})
+    sure, right, above, there = [], [], [], 0
+    for scene in small[4:]:
+        truth = np.array([names.index(name) for name in scene.names] + [-1])[scene.labels]
+        found = pipe.segment(scene.picture, names, threshold=0.0)
+        won = found.labels >= 0
+        sure += found.confidence[won].tolist()
+        right += (found.labels == truth)[won].tolist()
+        there += int((truth >= 0).sum())
+    above = np.array(sure) >= pipe.recipe.threshold
+    parts = np.array_split(np.argsort(sure, kind="stable"), 15)
+    gaps = [len(part) * abs(np.mean(np.array(sure)[part]) - np.mean(np.array(right)[part])) for part in parts]
+    assert got["before"]["ECE"] == pytest.approx(100 * sum(gaps) / len(sure), abs=0.05)
+    assert got["before"]["precision"] == pytest.approx(100 * np.array(right)[above].mean(), abs=0.05)
+    assert got["before"]["recall"] == pytest.approx(100 * np.array(right)[above].sum() / there, abs=0.05)
+    assert got["after"]["scale"] != got["before"]["scale"]
 
 
 def test_sheets_are_written_six_pictures_each(

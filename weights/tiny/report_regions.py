@@ -38,7 +38,7 @@ sys.path.insert(0, str(Path(__file__).resolve().parents[2]))
 import ovseg  # noqa: E402  (the one of this checkout)
 from ovseg.encoders import ENCODERS  # noqa: E402
 from ovseg.imageside import Encoding  # noqa: E402
-from ovseg.metrics import Panoptic, panoptic_quality  # noqa: E402
+from ovseg.metrics import Panoptic, ece, panoptic_quality  # noqa: E402
 from ovseg.proposals import propose  # noqa: E402
 from ovseg.raster import rles_of  # noqa: E402
 from ovseg.types import Regions, Segmentation  # noqa: E402
@@ -48,6 +48,7 @@ TWICE = 0.25  # how often a thing after the first takes the name of an earlier o
 UNNAMED = "ground (nobody asks for it)"
 LEAVES = "felzenszwalb leaves"
 PRESET = "from-map (preset)"
+ASKED_ALONE = ("none (dense)", PRESET)
 PROPOSERS: Mapping[str, Mapping[str, Any]] = {
     "none (dense)": {"proposer": "none"},
     LEAVES: {"proposer": "felzenszwalb"},
@@ -57,7 +58,8 @@ PROPOSERS: Mapping[str, Mapping[str, Any]] = {
     PRESET: {},
 }
 MAIN = ("PQ", "SQ", "RQ", "mIoU")
-TABLES = ("regions", "encoders", "presence")
+TABLES = ("regions", "encoders", "presence", "calibration")
+WORLD = 20  # names that somebody calibrates for
 ALONE = 2  # absent names of a picture that are also asked one at a time
 TIMED = 5  # pictures whose proposals are timed
 # Every sprite is a thing here, a house or a tree too.
@@ -84,26 +86,34 @@ class Scene:
         return np.append(np.array(self.of), -1)[self.things]
 
 
-def drawn(count: int, seed: int, part: str = "all", most: int = MOST) -> Iterator[Scene]:
-    """Compositions one at a time; those where a thing hides most of another are drawn again."""
+def drawn(count: int, seed: int, part: str = "all", words: int = 0) -> Iterator[Scene]:
+    """Compositions one at a time, of so many names (0: all); where a thing hides most of another it is drawn again.
+
+    Absent names are of those names too, as many as there are.
+    """
     rng = np.random.default_rng((seed, 6))
     sprites, names = part_of(*held_out(Path(__file__).parent), part)
+    if words:
+        ours = set(rng.choice(sorted(set(names)), words, replace=False))
+        chosen = [number for number, name in enumerate(names) if name in ours]
+        sprites, names = sprites[chosen], [names[number] for number in chosen]
     composer = Composer(sprites, names, {}, texture_bank(list(GROUND), seed=1000 + seed, each=3), rng, style=0.0)
     related = overlaps()
     for _ in range(count):
-        number = int(rng.integers(1, most + 1))
+        number = int(rng.integers(1, MOST + 1))
         first = 0
         while not first:
-            words = [str(word) for word in rng.choice(composer.words, number, replace=False)]
-            words = [words[rng.integers(n)] if n and rng.random() < TWICE else word for n, word in enumerate(words)]
-            scene = composer.compose(SIDE, SIDE, words, sizes=(0.3, 0.8))
+            said = [str(word) for word in rng.choice(composer.words, number, replace=False)]
+            said = [said[rng.integers(n)] if n and rng.random() < TWICE else word for n, word in enumerate(said)]
+            scene = composer.compose(SIDE, SIDE, said, sizes=(0.3, 0.8))
             # one ground or two come before the things; a thing that is mostly hidden has no word
-            first = next((start for start in (1, 2) if list(scene.words[start : start + number]) == words), 0)
-        present = list(dict.fromkeys(words))
+            first = next((start for start in (1, 2) if list(scene.words[start : start + number]) == said), 0)
+        present = list(dict.fromkeys(said))
         things = scene.segments.astype(np.int64) - first
         excused = set(present).union(*(related.get(word, set()) for word in present))
-        absent = rng.choice([word for word in composer.words if word not in excused], ABSENT, replace=False)
-        of = tuple(present.index(word) for word in words)
+        others = [word for word in composer.words if word not in excused]
+        absent = rng.choice(others, min(ABSENT, len(others)), replace=False)
+        of = tuple(present.index(word) for word in said)
         yield Scene(scene.picture, np.maximum(things, -1), of, present, [str(word) for word in absent])
 
 
@@ -237,7 +247,8 @@ def end_to_end(
                 ask = partial(pipe.segment, encodings[name], **changes)
                 for crowd, names in asked.items():
                     out[name, gate, crowd].add(row, scene, ask(names), place)
-                out[name, gate, True].alone[row] = sum(bool(ask(one).regions) for one in strange)
+                if name in ASKED_ALONE:
+                    out[name, gate, True].alone[row] = sum(bool(ask(one).regions) for one in strange)
     return out
 
 
@@ -340,6 +351,47 @@ def presences(scenes: Iterable[Scene], pipe: Any) -> Presences:
     return Presences(np.array(scores, float), np.array(there, bool), np.array(picture, np.int64))
 
 
+def calibrated(scenes: Sequence[Scene], pipe: Any) -> dict[str, dict[str, float]]:
+    """ECE, precision and recall before and after calibration with labels on the first half of the pictures.
+
+    All is counted on the second half, which calibration never saw, over every pixel that a name wins (ECE, 15 bins of
+    equal mass) or that is labelled at the recipe's threshold.
+    """
+    names = sorted({name for scene in scenes for name in (*scene.names, *scene.absent)})
+    maps = [np.append([names.index(name) for name in scene.names], -1)[scene.labels] for scene in scenes]
+    half = len(scenes) // 2
+    fitted = pipe.calibrate([scene.picture for scene in scenes[:half]], names, maps[:half])
+    out = {}
+    for when, recipe in (("before", pipe.recipe), ("after", fitted.recipe)):
+        asking = ovseg.Pipeline(recipe, pipe.clip, pipe.sam)
+        sure, right, there, kept = [], [], 0, []
+        for scene, truth in zip(scenes[half:], maps[half:], strict=True):
+            found = asking.segment(scene.picture, names, threshold=0.0)
+            won = found.labels >= 0
+            sure.append(found.confidence[won])
+            right.append((found.labels == truth)[won])
+            kept.append(sure[-1] >= recipe.threshold)
+            there += int((truth >= 0).sum())
+        told, hit, above = np.concatenate(sure), np.concatenate(right), np.concatenate(kept)
+        out[when] = {
+            "ECE": 100 * ece(told, hit),
+            "precision": 100 * float(hit[above].mean()) if above.any() else float("nan"),
+            "recall": 100 * float(hit[above].sum() / there),
+            "scale": float(recipe.scale),
+            "threshold": float(recipe.threshold),
+        }
+    return out
+
+
+def print_calibrated(found: Mapping[str, Mapping[str, float]]) -> None:
+    columns = list(next(iter(found.values())))
+    rows = {
+        when: [f"{value:.2f}" if of == "threshold" else f"{value:.1f}" for of, value in one.items()]
+        for when, one in found.items()
+    }
+    print(table(rows, ["calibration", *columns]), flush=True)
+
+
 def print_presence(found: Presences, pictures: int, seed: int) -> None:
     numbers = found.figures(resamples(pictures, seed)[: 1 + 500])
     cells = [f"{found.there.sum()}", f"{(~found.there).sum()}", *(interval(values) for values in numbers.values())]
@@ -398,7 +450,8 @@ def print_end_to_end(counts: Mapping[tuple[str, str, bool], Counts], times: NDAr
         plain, crowd = figures[name, gate, False], figures[name, gate, True]
         rows[f"{name} | {gate}"] = [
             *(interval(plain[of]) if of in ("PQ", "mIoU") else f"{plain[of][0]:.1f}" for of in MAIN),
-            *(interval(crowd[of]) for of in ("PQ", "mIoU", "absent px", "absent names", "lost", "alone")),
+            *(interval(crowd[of]) for of in ("PQ", "mIoU", "absent px", "absent names", "lost")),
+            interval(crowd["alone"]) if name in ASKED_ALONE else "",
         ]
         behind[f"{name} | {gate}"] = [
             interval(figures[name, gate, crowd][of] - figures[PRESET, FIRST, crowd][of])
@@ -448,6 +501,8 @@ def main() -> None:
         print_presence(
             presences(drawn(args.presence, args.seed + 1, args.part), pipes[PRESET]), args.presence, args.seed
         )
+    if "calibration" in tables:
+        print_calibrated(calibrated(list(drawn(2 * args.count, args.seed + 2, args.part, WORLD)), pipes[PRESET]))
     if args.look:
         look(scenes[:36], pipes[PRESET], args.look)
 
