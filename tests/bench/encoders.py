@@ -1,15 +1,17 @@
 """Masks a second for every row of ENCODERS, against the loop that looks at one crop after the other.
 
-    PYTHONPATH=. OMP_WAIT_POLICY=passive python tests/bench/encoders.py                  # ViT-B/16, random weights
-    PYTHONPATH=. OMP_WAIT_POLICY=passive python tests/bench/encoders.py --model tiny     # the bundled network
-    PYTHONPATH=. OMP_WAIT_POLICY=passive python tests/bench/encoders.py --only pool bias --masks 10 100
+    export PYTHONPATH=. OMP_WAIT_POLICY=passive OMP_NUM_THREADS=1
+    python tests/bench/encoders.py                              # ViT-B/16, random weights
+    python tests/bench/encoders.py --model tiny                 # the bundled network
+    python tests/bench/encoders.py --only pool bias --masks 10 100
 
 A picture of 640x480, read as the presets tiny and base do, and masks of all sizes (ellipses, some of them a pixel).
 The dense pass is timed apart, with the taps that the row wants, so bias and foveal pay for them there. "alone" is the
 encoder after it; "x loop" is both against the loop, which needs no dense pass: crop, pad, resize, normalise and
 `encode_image`, one mask at a time. Passes are windows or pictures that enter the tower beyond the dense pass, whose own
-stand in the headline. Rows take turns, so that whatever else a machine does falls on all; medians of `--rounds`.
-Nothing is asserted.
+stand in the headline. The loop, and rows that take a pass a mask, cost the same for every mask: they are timed over
+`--each` masks. Seconds are the processor's: with one thread (default) they are the wall's on quiet cores, and beside
+other work they are worth more than the wall's. Rows take turns; medians of `--rounds`. Nothing is asserted.
 """
 
 import argparse
@@ -91,17 +93,18 @@ class Entrances:
 
 
 def seconds(call: Callable[[], Any]) -> float:
-    start = time.perf_counter()
+    start = time.process_time()
     call()
-    return time.perf_counter() - start
+    return time.process_time() - start
 
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--model", default="ViT-B-16", help="an architecture of open_clip, or tiny")
     parser.add_argument("--masks", type=int, nargs="+", default=[100])
+    parser.add_argument("--each", type=int, default=10, help="masks for the loop and rows of a pass a mask")
     parser.add_argument("--rounds", type=int, default=3)
-    parser.add_argument("--threads", type=int, default=2)
+    parser.add_argument("--threads", type=int, default=1)
     parser.add_argument(
         "--only", nargs="+", choices=list(ENCODERS), help="default: every row that the network can take"
     )
@@ -134,29 +137,32 @@ def measure(clip: Clip, reading: Reading, count: int, args: argparse.Namespace) 
     dense_pass(())
     windows = entrances.seen - before
     views = {name: dense_pass(blocks) for name, blocks in rows.items()}
-    few = regions[:4]
+    few = regions[np.linspace(0, count - 1, min(args.each, count)).astype(int)]
+    asked = {name: regions if ENCODERS[name].cost == "none" or blocks else few for name, blocks in rows.items()}
     for name in list(rows):
         try:
-            encoders.describe(name, views[name], few)  # warms up
+            encoders.describe(name, views[name], few[:2])  # warms up
         except OvsegError as error:
             print(f"- {name}: {error}")
             del rows[name]
-    apart = np.abs(loop(clip, image, few) - encoders.describe("crop", plain, few).vectors).max()
+    apart = np.abs(loop(clip, image, few[:2]) - encoders.describe("crop", plain, few[:2]).vectors).max()
     passes: dict[str, int] = {}
     took: dict[str, list[float]] = {name: [] for name in ["the loop", "dense", *rows]}
     tapped: dict[str, list[float]] = {name: [] for name in rows}
     for _ in range(args.rounds):
-        took["the loop"].append(seconds(lambda: loop(clip, image, regions)))
+        took["the loop"].append(count / len(few) * seconds(lambda: loop(clip, image, few)))
         took["dense"].append(seconds(lambda: dense_pass(())))
         for name, blocks in rows.items():
             tapped[name].append(seconds(lambda b=blocks: dense_pass(b)) if blocks else took["dense"][-1])
             before = entrances.seen
-            took[name].append(seconds(lambda n=name: encoders.describe(n, views[n], regions)))
-            passes[name] = entrances.seen - before
+            took[name].append(
+                count / len(asked[name]) * seconds(lambda n=name: encoders.describe(n, views[n], asked[n]))
+            )
+            passes[name] = (entrances.seen - before) * count // len(asked[name])
     middle = {name: statistics.median(times) for name, times in took.items()}
     print(
         f"\n{clip.name}, {WIDTH}x{HEIGHT}, {count} masks, grid {plain.features.grid}, {windows} windows, "
-        f"dense pass {1000 * middle['dense']:.0f} ms, threads {torch.get_num_threads()}, "
+        f"dense pass {middle['dense']:.2f} s, threads {torch.get_num_threads()}, "
         f"load {os.getloadavg()[0]:.1f}, torch {torch.__version__}, loop and batched crop at most {apart:.0e} apart\n"
     )
     print("| encoder | passes beyond the dense one | masks/s alone | masks/s with the dense pass | x loop |")
