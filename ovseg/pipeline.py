@@ -294,10 +294,12 @@ class Pipeline:
         through = f"{self.recipe.method}, {self.recipe.encoder}"
         same: dict[str, Any] = {"network": self.clip.fingerprint, "through": through, "look": self.look}
         same["words"] = partial(self.vocabulary, negatives="none")
+        row = encoders.encoder(self.recipe.encoder)
+        same["exact"] = row.combine is None and row is not encoders.ENCODERS["vote"]
         if isinstance(names, str | os.PathLike) and os.fspath(names).endswith(".safetensors"):
             return Teaching.load(os.fspath(names), **same, **options)
         words = {what: options.pop(what) for what in ("templates", "negatives") if what in options}
-        pooled = encoders.encoder(self.recipe.encoder).run is encoders.ENCODERS["pool"].run
+        pooled = any(row is encoders.ENCODERS[name] for name in ("pool", "roi", "vote"))
         vocabulary = self.vocabulary(names, **words)
         return Teaching(vocabulary, scale=float(self.recipe.scale), pooled=pooled, **same, **options)
 

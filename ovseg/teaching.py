@@ -54,12 +54,16 @@ class Teaching:
         network: str = "",
         through: str = "",
         pooled: bool = True,
+        exact: bool = True,
         spread: float = SPREAD,
         look: Callable[[Any, Any], Float32[np.ndarray, "n dim"]] | None = None,
         words: Callable[[Any], Vocabulary] | None = None,
     ) -> None:
-        """`network` and `through` say what made the vectors: a saved session is of them alone. `pooled` vectors are of
-        the cells' kind. `look(picture, where)` gives vectors of what is shown, `words(names)` rows of new names."""
+        """`network` and `through` say what made the vectors: a saved session is of them alone.
+
+        `pooled` vectors are of the cells' kind. Without `exact` more than the cosines of vectors decides what a region
+        is called, and nothing can be pinned. `look(picture, where)` gives vectors, `words(names)` rows of new names.
+        """
         if vocabulary.head is not None:
             raise BadUsage(
                 "this vocabulary was taught already: go on with its session, or load the file it was saved to"
@@ -67,7 +71,7 @@ class Teaching:
         if not spread > 0:
             raise BadUsage(f"spread is a squared distance above 0: got {spread}")
         self.scale, self.network, self.through, self.spread = float(scale), network, through, float(spread)
-        self._pooled, self._look, self._words = pooled, look, words
+        self._pooled, self._exact, self._look, self._words = pooled, exact, look, words
         self._states = [State(vocabulary, (), (), vocabulary)]
         self._lock = threading.Lock()
 
@@ -107,6 +111,11 @@ class Teaching:
 
         A pinned example teaches nothing. Where no weight would keep all pinned ones, what was said is refused.
         """
+        if not self._exact:
+            raise BadUsage(
+                "nothing can be pinned where several encoders, or votes of cells, decide what a region is called: open "
+                "a pipeline with one encoder, for instance encoder='pool'"
+            )
         vectors = self._vectors(shown)
         with self._lock:
             now = self._states[-1]
@@ -178,6 +187,7 @@ class Teaching:
         *,
         network: str | None = None,
         through: str | None = None,
+        exact: bool = True,
         look: Callable[[Any, Any], Float32[np.ndarray, "n dim"]] | None = None,
         words: Callable[[Any], Vocabulary] | None = None,
     ) -> "Teaching":
@@ -204,6 +214,7 @@ class Teaching:
             through=about["through"],
             pooled=about["pooled"],
             spread=about["spread"],
+            exact=exact,
             look=look,
             words=words,
         )

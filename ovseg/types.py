@@ -119,9 +119,16 @@ class Vocabulary:
         if self.levels is not None:
             there = vectors.any(axis=1, keepdims=True)
             found = np.asarray(found * self.levels[:, 0] + there * (scale * self.levels[:, 1]), np.float32)
-        if self.head is not None and (self.head.dense or not cells):
-            mine = self.owner >= 0
-            found[:, mine] += self.head.logits(vectors)[:, self.owner[mine]]
+        return found if cells and self.head is not None and not self.head.dense else self.taught(found, vectors)
+
+    def taught(
+        self, rows: Float32[np.ndarray, "n rows"], vectors: Float32[np.ndarray, "n dim"]
+    ) -> Float32[np.ndarray, "n rows"]:
+        """Rows of scores with what the head adds to the names of these vectors; the rows themselves without a head."""
+        if self.head is None:
+            return rows
+        mine, found = self.owner >= 0, rows.copy()
+        found[:, mine] += self.head.logits(vectors)[:, self.owner[mine]]
         return found
 
     @property

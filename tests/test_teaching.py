@@ -412,3 +412,35 @@ def test_a_pipeline_teaches_by_pictures_saves_and_asks_everywhere(tmp_path: Path
         Pipeline(recipe, tiny.clip(seed=1)).teach(tmp_path / "taught.safetensors")
     with pytest.raises(BadUsage, match="another way to look: naclip, pool, here is sclip, pool"):
         Pipeline(recipe.replace(method="sclip"), pipe.clip).teach(tmp_path / "taught.safetensors")
+
+
+def test_a_head_is_added_once_to_what_several_encoders_say() -> None:
+    from ovseg.encoders import Described
+    from ovseg.encoders.ensemble import ensemble
+
+    world = World()
+    teaching = world.session()
+    one, other = world.draw(0, 4), world.draw(0, 4)
+    mixed = ensemble([Described(one), Described(other)], {"weights": "mean", "beta": 0.85})
+    teaching.accept(mixed.vectors[0], "goat")
+    moved = mixed.rows(teaching.vocabulary, SCALE) - mixed.rows(world.vocabulary, SCALE)
+    head = teaching.vocabulary.head
+    assert head is not None
+    np.testing.assert_allclose(head.logits(mixed.vectors)[:, 1], moved[:, 1], atol=1e-3)
+    assert moved[0, 1] > 10 and not np.delete(moved, 1, axis=1).any()
+
+
+@pytest.mark.parametrize(
+    ("encoder", "exact", "dense"), [("pool", True, True), ("vote", False, True), ("crop", True, False)]
+)
+def test_what_can_be_pinned_and_taught_to_cells_hangs_on_the_encoder(encoder: str, exact: bool, dense: bool) -> None:
+    recipe = Recipe(name="test", model="tiny", templates="bare", negatives="word", short_side=48, encoder=encoder)
+    pipe = Pipeline(recipe, tiny.clip())
+    teaching = pipe.teach(["cat", "dog"])
+    taught = teaching.accept((tiny.picture(), [8, 8, 40, 32]), "dog")
+    assert taught.head is not None and taught.head.dense == dense
+    if exact:
+        assert len(teaching.pin((tiny.picture(), [8, 8, 40, 32]), "dog").names) == 2 and len(teaching.pinned) == 1
+    else:
+        with pytest.raises(BadUsage, match="nothing can be pinned where several encoders"):
+            teaching.pin((tiny.picture(), [8, 8, 40, 32]), "dog")

@@ -1,6 +1,6 @@
 """What encoders said about regions, and how it is held against words."""
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Protocol, runtime_checkable
 
 import numpy as np
@@ -50,7 +50,8 @@ class Described:
         `probability` is how the rows will become posteriors (`raster.posterior`): a mix may depend on it.
         """
         if self.mix is not None:
-            return self.mix.rows(vocabulary, scale, probability)
+            said = self.mix.rows(replace(vocabulary, head=None), scale, probability)
+            return vocabulary.taught(said, self.vectors)  # the head was taught on these
         return region_rows(self.vectors, vocabulary, scale)
 
     def spread(self, places: Int[np.ndarray, " n"], count: int) -> "Described":
