@@ -24,6 +24,7 @@ from ovseg.stuff import stuff_words
 PROBABILITIES = ("names", "rows")
 UNCOVERED = ("dense", "none")
 ABSENT = ("off", "presence")
+CALIBRATED = ("model", "method", "alpha")  # what a cut of presence is good for
 
 
 @dataclass(frozen=True)
@@ -205,7 +206,8 @@ class Recipe:
     def replace(self, **changes: Any) -> "Recipe":
         """The same recipe with some choices changed, checked again.
 
-        Options belong to their row: with another method, proposer or encoder those of the former are dropped.
+        Options belong to their row: with another method, proposer or encoder those of the former are dropped. So is a
+        cut of presence that was calibrated for another model, method or rate.
         """
         known = [entry.name for entry in fields(self)]
         for name in changes:
@@ -214,6 +216,8 @@ class Recipe:
         for choice in ("method", "proposer", "encoder"):
             if changes.get(choice, getattr(self, choice)) != getattr(self, choice):
                 changes.setdefault(f"{choice}_options", {})
+        if any(changes.get(choice, getattr(self, choice)) != getattr(self, choice) for choice in CALIBRATED):
+            changes.setdefault("presence_cut", None)
         return replace(self, **changes)
 
     def to_dict(self) -> dict[str, Any]:
@@ -258,9 +262,10 @@ PRESETS: Mapping[str, Recipe] = MappingProxyType(
             crop=-1,
             scales=(0.6, 0.8, 1, 1.2),  # 3 to 4 mIoU more than one size, on drawings of a style never seen
             templates="few",
-            negatives="word",
             scale=40.0,
-            threshold=0.5,  # absent names below 5 % of the pixels there
+            threshold=0.5,
+            absent="presence",
+            presence_cut=-2.4,  # of absent names at most 5 % get a label, be they many or one alone
             min_area=0.002,
             proposer="from-map",  # outlines that follow things; +1 to +2 mIoU with absent names asked, 0 without
             proposer_options={"min_iou": 0.6},
@@ -272,6 +277,7 @@ PRESETS: Mapping[str, Recipe] = MappingProxyType(
             method="naclip",
             proposer="felzenszwalb",
             threshold=0.2,
+            absent="presence",
             merge=0.95,  # its segments are pieces of things
         ),
         "base": Recipe(
@@ -281,6 +287,7 @@ PRESETS: Mapping[str, Recipe] = MappingProxyType(
             method="naclip",
             proposer="sam-coarse",
             threshold=0.2,
+            absent="presence",
         ),
         "large": Recipe(
             name="large",
@@ -289,6 +296,7 @@ PRESETS: Mapping[str, Recipe] = MappingProxyType(
             method="naclip",
             proposer="sam-coarse",
             threshold=0.2,
+            absent="presence",
         ),
     }
 )
@@ -301,4 +309,4 @@ def preset(name: str) -> Recipe:
     return PRESETS[name]
 
 
-__all__ = ["ABSENT", "PRESETS", "PROBABILITIES", "Recipe", "UNCOVERED", "preset"]
+__all__ = ["ABSENT", "CALIBRATED", "PRESETS", "PROBABILITIES", "Recipe", "UNCOVERED", "preset"]

@@ -1,4 +1,5 @@
 import json
+from typing import Any
 
 import pytest
 
@@ -222,3 +223,18 @@ def test_a_method_of_whole_pictures_binds_its_encodings() -> None:
 def test_a_proposer_that_has_not_what_it_needs_is_a_sentence(change: dict[str, object], sentence: str) -> None:
     with pytest.raises(BadUsage, match=sentence):
         Recipe().replace(**change)
+
+
+def test_a_cut_goes_with_the_model_method_and_rate_that_it_was_fitted_for() -> None:
+    fitted = Recipe(absent="presence", presence_cut=-2.0)
+    for changes in ({"model": "ViT-B-16/openai"}, {"method": "naclip"}, {"alpha": 0.1}):
+        assert fitted.replace(**changes).presence_cut is None
+        assert fitted.replace(**changes, presence_cut=-3.0).presence_cut == -3.0
+    assert fitted.replace(threshold=0.3, scale=20.0, method="maskclip-reduced").presence_cut == -2.0
+    assert Recipe.from_dict({"alpha": 0.2, "method": "naclip", "presence_cut": -1.0}).presence_cut == -1.0
+
+
+@pytest.mark.parametrize("changes", [{"alpha": 1.5}, {"margin": -0.1}, {"entropy": 2.0}, {"absent": "presense"}])
+def test_presence_and_doubt_are_checked(changes: dict[str, Any]) -> None:
+    with pytest.raises((BadUsage, UnknownName), match="alpha is the share|margin and entropy|presence"):
+        Recipe(**changes)

@@ -209,7 +209,7 @@ def main() -> None:
     parser.add_argument("--method", action="append", choices=list(LAST_BLOCKS), help="default: all")
     args = parser.parse_args()
     rows = {name: LAST_BLOCKS[name] for name in args.method or LAST_BLOCKS}
-    pipe = Pipeline.open("tiny", cache=None, proposer="none", proposer_options={})
+    pipe = Pipeline.open("tiny", cache=None, proposer="none", proposer_options={}, absent="off", negatives="word")
 
     def told(text: str) -> None:
         print(text, file=sys.stderr, flush=True)
