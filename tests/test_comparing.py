@@ -12,6 +12,7 @@ from ovseg import proposals
 from ovseg.comparing import beside
 from ovseg.disagreement import Disagreement, disagree
 from ovseg.errors import BadInput, BadUsage, UnknownName
+from ovseg.imageside import ImageSide
 from ovseg.pipeline import Pipeline
 from ovseg.recipe import Recipe
 from tests.sam.narrow import narrow_sam
@@ -100,8 +101,10 @@ def test_masks_that_only_the_picture_decides_are_made_once(pipe: Pipeline, monke
     calls: list[str] = []
     plain = proposals.propose
     monkeypatch.setattr(proposals, "propose", lambda name, *a, **more: calls.append(name) or plain(name, *a, **more))
+    looked = ImageSide.embedding
+    monkeypatch.setattr(ImageSide, "embedding", lambda *given: calls.append("look") or looked(*given))
     same(masked.compare(WIDE, NAMES, others), wanted)
-    assert calls == ["sam-coarse"]
+    assert ["look", "sam-coarse"] == calls
 
 
 def test_masks_of_the_names_map_are_each_recipes_own(pipe: Pipeline) -> None:

@@ -171,12 +171,12 @@ def test_part_of_the_image_token_is_taken_off_every_cell_as_its_authors_do() -> 
     np.testing.assert_allclose(np.einsum("drc,kd->rck", got.windows.vectors[0], text.numpy()), wanted, atol=1e-5)
 
 
-SEVERAL = ["naclip", "resclip", "segearth", "maskclip-reduced"]  # layers before, own token, none of it
+SEVERAL = ["naclip", "resclip", "segearth", "maskclip", "gem"]  # layers before, own token, three ways of positions
 
 
 @pytest.mark.parametrize(
     "choices",
-    [{"short_side": 56}, {"short_side": 56, "protocol": "paper"}, {"short_side": 40, "scales": (1.0, 1.5)}],
+    [{"short_side": 56}, {"short_side": 56, "protocol": "paper", "crop": -1}, {"short_side": 40, "scales": (1.0, 1.5)}],
     ids=["windows", "the papers' windows", "two scales"],
 )
 def test_methods_of_one_pass_have_the_bits_of_each_alone(choices: dict[str, Any]) -> None:
