@@ -161,6 +161,8 @@ class Teaching:
             "owner": state.plain.owner.astype(np.int64),
             "examples": np.stack([one.vector for one in said]) if said else np.zeros((0, dim), np.float32),
         }
+        if state.plain.levels is not None:
+            tensors["levels"] = np.ascontiguousarray(state.plain.levels)
         about = {
             "version": VERSION,
             "names": state.plain.names,
@@ -206,6 +208,7 @@ class Teaching:
             tuple(about["phrases"]),
             about["thresholds"],
             tuple(about["notes"]),
+            levels=tensors.get("levels"),
         )
         made = cls(
             plain,
@@ -296,6 +299,9 @@ def _joined(one: Vocabulary, more: Vocabulary) -> Vocabulary:
     """The rows of both, of the second those of its names alone; negatives of the first that mean a new name stay."""
     mine = more.owner >= 0
     phrases = tuple(phrase for phrase, keep in zip(more.phrases, mine, strict=False) if keep)
+    levels = None
+    if one.levels is not None:
+        levels = np.concatenate([one.levels, np.tile(np.array([1, 0], np.float32), (int(mine.sum()), 1))])
     return Vocabulary(
         (*one.names, *more.names),
         np.concatenate([one.vectors, more.vectors[mine]]),
@@ -303,6 +309,7 @@ def _joined(one: Vocabulary, more: Vocabulary) -> Vocabulary:
         (*one.phrases, *phrases) if one.phrases and more.phrases else (),
         {**one.thresholds, **more.thresholds},
         tuple(dict.fromkeys([*one.notes, *more.notes])),
+        levels=levels,
     )
 
 

@@ -1,6 +1,7 @@
 """Clicks teach names: what is near follows, what is far stays, pinned examples never flip, undo is exact."""
 
 import threading
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -444,3 +445,18 @@ def test_what_can_be_pinned_and_taught_to_cells_hangs_on_the_encoder(encoder: st
     else:
         with pytest.raises(BadUsage, match="nothing can be pinned where several encoders"):
             teaching.pin((tiny.picture(), [8, 8, 40, 32]), "dog")
+
+
+def test_names_that_are_examples_are_taught_saved_and_joined_on_their_levels(world: World, tmp_path: Path) -> None:
+    levels = np.tile(np.array([1, 0], np.float32), (7, 1))
+    levels[0] = 0.3, -0.1
+    shown = replace(world.vocabulary, levels=levels)
+    more = Vocabulary(("yak",), world.means[:1], np.array([0]), ("yak",))
+    teaching = Teaching(shown, scale=SCALE, words=lambda names: more)
+    teaching.accept(world.draw(1, 2), "ram")
+    taught = teaching.add(["yak"])
+    again = Teaching.load(teaching.save(tmp_path / "taught.safetensors")).vocabulary
+    seen = world.draw(0, 6)
+    np.testing.assert_array_equal(taught.scores(seen, SCALE), again.scores(seen, SCALE))
+    np.testing.assert_allclose(shown.scores(seen, SCALE)[:, 1:], taught.scores(seen, SCALE)[:, 1:7], atol=1e-4)
+    np.testing.assert_allclose(SCALE * seen @ world.means[0], taught.scores(seen, SCALE)[:, 7], atol=1e-4)
