@@ -49,6 +49,7 @@ class Chances:
                 raise BadUsage(f"weights of a chance are 0 or more, so that none lowers it: got {pair}")
 
 
+# Tiny without presence (absent="off", negatives="word", threshold 0.5) against two-level and its own dense map.
 DRAWINGS = Chances(pixel=(0.77, 2.03), region=(0.0, 2.99), missing=(5.68, 2.16))
 
 
