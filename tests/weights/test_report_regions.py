@@ -215,18 +215,37 @@ def test_roc_is_what_counting_pairs_gives(report: ModuleType) -> None:
     rng = np.random.default_rng(0)
     there = rng.random(200) < 0.3
     tied = np.where(np.arange(200) < 100, np.round(rng.random(200), 1), rng.random(200))
-    scores = tied + 0.4 * there
-    found = report.Presences(scores, there, np.repeat(np.arange(20), 10))
+    scores, passed = tied + 0.4 * there, rng.random(200) < 0.5
+    found = report.Presences(scores, -scores, passed, there, np.repeat(np.arange(20), 10))
     times = report.resamples(20, 1)[:30]
     got = found.figures(times)
     for row, counted in enumerate(times):
         often = counted[found.picture]
         yes, no = np.repeat(scores[there], often[there]), np.repeat(scores[~there], often[~there])
         pairs = (yes[:, None] > no).mean() + (yes[:, None] == no).mean() / 2
-        assert got["AUROC"][row] == pytest.approx(100 * pairs)
+        assert got["AUROC, odds"][row] == pytest.approx(100 * pairs)
+        assert got["AUROC, share"][row] == pytest.approx(100 - 100 * pairs)
         cuts = [cut for cut in np.unique(scores) if (no >= cut).mean() <= 0.05]
         reached = max([(yes >= cut).mean() for cut in cuts], default=0)
         assert got["TPR at FPR 5 %"][row] == pytest.approx(100 * reached)
+        assert got["present pass"][row] == pytest.approx(100 * np.repeat(passed[there], often[there]).mean())
+        assert got["absent pass"][row] == pytest.approx(100 * np.repeat(passed[~there], often[~there]).mean())
+
+
+def test_presence_is_what_the_pipeline_says_about_each_name(
+    report: ModuleType, scenes: list[Any], pipes: dict[str, Any]
+) -> None:
+    pipe = pipes["none (dense)"]
+    found = report.presences(iter(scenes[:2]), pipe)
+    start = 0
+    for number, scene in enumerate(scenes[:2]):
+        said = pipe.segment(scene.picture, scene.names + scene.absent, absent="presence").presence
+        part = slice(start, start + len(said))
+        assert found.share[part].tolist() == pytest.approx(list(said.values()))
+        assert found.there[part].tolist() == [name in scene.names for name in said]
+        assert (found.picture[part] == number).all()
+        start += len(said)
+    assert start == len(found.odds) and 0 < found.passed.sum() < start
 
 
 def test_calibration_is_counted_on_pictures_that_it_never_saw(

@@ -320,35 +320,60 @@ def by_encoder(scenes: Sequence[Scene], first: Any) -> tuple[dict[str, Naming], 
 
 @dataclass(frozen=True, eq=False)
 class Presences:
-    """Presence of every name that was asked, (n,); whether it is there; in which picture."""
+    """Of every name that was asked, (n,): its odds, the share of nouns that it beats, whether the preset let it pass,
+    whether it is there, in which picture."""
 
-    scores: NDArray[np.float64]
+    odds: NDArray[np.float64]
+    share: NDArray[np.float64]
+    passed: NDArray[np.bool_]
     there: NDArray[np.bool_]
     picture: NDArray[np.int64]
 
     def figures(self, times: NDArray[np.int64]) -> dict[str, NDArray[np.float64]]:
-        """Area under the ROC, and names present above what 5 % of the absent ones reach, in percent."""
-        from sklearn.metrics import roc_auc_score, roc_curve
-
-        area, reached = [], []
+        """Percentages for each row of `times`: area under the ROC and names present above what 5 % of the absent ones
+        reach, by odds and by share; names present and absent that passed."""
+        rows = []
         for counted in times:
             weights = counted[self.picture]
-            area.append(roc_auc_score(self.there, self.scores, sample_weight=weights))
-            false, true, _ = roc_curve(self.there, self.scores, sample_weight=weights)
-            reached.append(true[false <= 0.05].max())
-        return {"AUROC": 100 * np.array(area), "TPR at FPR 5 %": 100 * np.array(reached)}
+            cells = [number for scores in (self.odds, self.share) for number in roc(scores, self.there, weights)]
+            cells += [np.average(self.passed[where], weights=weights[where]) for where in (self.there, ~self.there)]
+            rows.append(cells)
+        columns = [
+            "AUROC, odds",
+            "TPR at FPR 5 %",
+            "AUROC, share",
+            "TPR at FPR 5 %, share",
+            "present pass",
+            "absent pass",
+        ]
+        return dict(zip(columns, 100 * np.array(rows).T, strict=True))
+
+
+def roc(scores: NDArray[np.float64], there: NDArray[np.bool_], weights: NDArray[np.int64]) -> tuple[float, float]:
+    """(area under the ROC, names present above what 5 % of the absent ones reach)."""
+    from sklearn.metrics import auc, roc_curve
+
+    false, true, _ = roc_curve(there, scores, sample_weight=weights)
+    return float(auc(false, true)), float(true[false <= 0.05].max())
 
 
 def presences(scenes: Iterable[Scene], pipe: Any) -> Presences:
     """What the preset says about names present and absent, asked together."""
-    scores, there, picture = [], [], []
+    odds, share, passed, there, picture = [], [], [], [], []
     for number, scene in enumerate(scenes):
-        said = pipe.segment(scene.picture, scene.names + scene.absent, **GATES["on"]).presence
-        for name in scene.names + scene.absent:
-            scores.append(said[name])
-            there.append(name in scene.names)
-            picture.append(number)
-    return Presences(np.array(scores, float), np.array(there, bool), np.array(picture, np.int64))
+        evidence = pipe.segment(scene.picture, scene.names + scene.absent, **GATES["on"]).evidence
+        odds.append(evidence.presence.odds)
+        share.append(evidence.presence.share)
+        passed.append(~evidence.struck)
+        there.append(np.arange(len(odds[-1])) < len(scene.names))
+        picture.append(np.full(len(odds[-1]), number))
+    return Presences(*(np.concatenate(part) for part in (odds, share, passed, there, picture)))
+
+
+def print_presence(found: Presences, pictures: int, seed: int) -> None:
+    numbers = found.figures(resamples(pictures, seed)[: 1 + 500])
+    cells = [f"{found.there.sum()}", f"{(~found.there).sum()}", *(interval(values) for values in numbers.values())]
+    print(table({f"{pictures}": cells}, ["pictures", "names present", "names absent", *numbers]), flush=True)
 
 
 def calibrated(scenes: Sequence[Scene], pipe: Any) -> dict[str, dict[str, float]]:
@@ -390,12 +415,6 @@ def print_calibrated(found: Mapping[str, Mapping[str, float]]) -> None:
         for when, one in found.items()
     }
     print(table(rows, ["calibration", *columns]), flush=True)
-
-
-def print_presence(found: Presences, pictures: int, seed: int) -> None:
-    numbers = found.figures(resamples(pictures, seed)[: 1 + 500])
-    cells = [f"{found.there.sum()}", f"{(~found.there).sum()}", *(interval(values) for values in numbers.values())]
-    print(table({f"{pictures}": cells}, ["pictures", "names present", "names absent", *numbers]))
 
 
 # ---------------------------------------------------------------- what a stranger would see
