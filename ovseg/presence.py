@@ -52,11 +52,6 @@ class Crowd:
         """Nouns, then ground words."""
         return np.concatenate([self.nouns, self.ground])
 
-    def joined(self, more: "Crowd", names: int) -> "Crowd":
-        """The same crowd for the names of this question, `names` of them, and then those of another."""
-        asked = np.concatenate([self.asked, more.asked]) if len(self.asked) else more.asked
-        return replace(self, asked=asked, owner=np.concatenate([self.owner, more.owner + names]))
-
 
 @dataclass(frozen=True, eq=False)
 class Presence:
@@ -129,17 +124,16 @@ def presence(
     weight = np.exp(of_crowd - shift)
     null = _odds(of_crowd[: len(crowd.nouns)], _free(crowd.nouns, others), weight, shift)
     odds, allowed = np.zeros(names, np.float32), np.ones((names, len(others)), bool)
-    for row, name in enumerate(owner):
-        if name >= 0:
-            allowed[name] &= _free(rows[row : row + 1], others)[0]
     mine = np.flatnonzero(owner >= 0)
     order = mine[np.argsort(owner[mine], kind="stable")]
     heads = np.searchsorted(owner[order], np.arange(names))
     for first in range(0, names, NAMES_TOGETHER):
         last = min(names, first + NAMES_TOGETHER)
-        stop = heads[last] if last < names else len(order)
-        of_rows = np.float32(SCALE) * (rows[order[heads[first] : stop]] @ flat)
-        best = np.maximum.reduceat(of_rows, heads[first:last] - heads[first], axis=0)
+        few = rows[order[heads[first] : heads[last] if last < names else len(order)]]
+        starts = heads[first:last] - heads[first]
+        if len(others):
+            allowed[first:last] = np.logical_and.reduceat(_free(few, others), starts, axis=0)
+        best = np.maximum.reduceat(np.float32(SCALE) * (few @ flat), starts, axis=0)
         odds[first:last] = _odds(best, allowed[first:last], weight, shift)
     rivals = allowed[:, : len(crowd.nouns)]
     ranked = np.sort(null)

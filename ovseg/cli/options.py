@@ -50,6 +50,9 @@ WORDS = _options(
 ASKING = _options(
     click.option("--threshold", multiple=True, metavar="T", help="Least posterior of a label, 0..1; or NAME=T."),
     click.option("--negatives", metavar="SET", help="Words for 'none of these': scene, word, voc26, none."),
+    click.option(
+        "--absent", metavar="NAME", help="Names that are not there: presence (give nothing), off (all are asked)."
+    ),
     click.option("--templates", metavar="SET", help="Sentences round a name: few, simple, bare, openai80, sub7."),
     click.option("--min-area", type=float, metavar="SHARE", help="Drop regions below this share of the picture."),
     click.option("--area", type=float, metavar="SHARE", help="Drop names with at most this share of labelled pixels."),
@@ -194,6 +197,7 @@ def recipe_of(options: dict[str, Any]) -> tuple["Recipe | None", dict[str, float
         "precision": options.pop("precision"),
         "proposer": proposer or None,
         "negatives": options.pop("negatives", None),
+        "absent": options.pop("absent", None),
         "templates": options.pop("templates", None),
         "min_area": options.pop("min_area", None),
         "area": options.pop("area", None),

@@ -73,3 +73,11 @@ def test_label_maps_that_do_not_fit_are_a_sentence(run: Any, pictures: Path, tmp
     assert code == 2 and "is not there" in err and not (tmp_path / "recipe.json").exists()
     code, _, err = run("calibrate", pictures / "p0.png", "-p", "cat", "--recipe", "small.json")
     assert code == 2 and "two pictures or more" in err
+
+
+def test_every_name_is_asked_where_absent_is_off(run: Any, pictures: Path) -> None:
+    asked = ("segment", pictures / "p0.png", "-p", "cat", "-p", "dog", "--recipe", "small.json", "--json")
+    (code, out, _), (_, off, _) = run(*asked), run(*asked, "--absent", "off")
+    assert code == 0 and set(json.loads(out)["presence"]) == {"cat", "dog"} and "presence" not in json.loads(off)
+    code, out, err = run(*asked, "--absent", "perhaps")
+    assert code == 2 and not out and "absent" in err and "presence" in err
