@@ -3,11 +3,10 @@
 picture -> read -> dense -> propose -> encode regions = `Encoding`        (image side: networks)
 names -> vocabulary -> score -> compose = `Segmentation`                  (asking: no image-side network)
 
-The first line is walked in `imageside`.
+The first line is walked in `imageside`, names become a vocabulary in `wordside`.
 """
 
 import os
-import threading
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from functools import partial
@@ -20,23 +19,20 @@ from jaxtyping import Float32, Integer
 from ovseg import anomaly, calibration, click, comparing, discovery, encoders, exemplars, images, runtime, weights
 from ovseg.calibration import Calibration
 from ovseg.click import Click
-from ovseg.clip import text
 from ovseg.clip.guides import Guide
 from ovseg.clip.load import Clip
 from ovseg.discovery import Lexicon
 from ovseg.errors import BadUsage
 from ovseg.imageside import Encoding, ImageSide, Progress
 from ovseg.opening import best_here, fetch, mask_model, networks
-from ovseg.presence import Crowd
 from ovseg.prompts import read_words
 from ovseg.recipe import Recipe, preset
 from ovseg.teaching import Teaching
 from ovseg.types import AnomalyMap, DenseFeatures, Regions, Segmentation, Vocabulary
+from ovseg.wordside import WordSide
 
 if TYPE_CHECKING:
     from ovseg.sam.cache import Embeddings
-
-VOCABULARIES_KEPT = 64
 
 
 class Pipeline:
@@ -64,10 +60,7 @@ class Pipeline:
         self.masks = mask_model(sam, recipe, cache)
         self.embeddings = _kept_embeddings(embeddings) if self.masks is not None else None
         self.side = ImageSide(recipe, clip, self.masks, guide, cache, self.embeddings)
-        self._vocabularies: dict[Any, Vocabulary] = {}
-        self._crowd: Crowd | None = None
-        self._lexicon: tuple[tuple[str, ...] | None, Lexicon] | None = None
-        self._lock = threading.Lock()
+        self.words = WordSide(recipe, clip, cache)
 
     @classmethod
     def open(
@@ -127,42 +120,7 @@ class Pipeline:
     ) -> Vocabulary:
         """Names as prompt rows of this network, with the crowd that presence is judged by if the recipe, or `absent`,
         says so; kept, so that asking again costs nothing."""
-        presence = (absent or self.recipe.absent) == "presence"
-        if isinstance(names, Vocabulary):
-            for what, asked in (("templates", templates), ("negatives", negatives)):
-                if asked is not None:
-                    raise BadUsage(
-                        f"{what} are part of a vocabulary that is ready: got {asked!r} beside one; give the names, or "
-                        f"make it with vocabulary(names, {what}={asked!r})"
-                    )
-            dim = self.clip.dim
-            if names.vectors.shape[1] != dim:
-                raise BadUsage(
-                    f"the vocabulary must be of this network: its rows have {names.vectors.shape[1]} numbers, those of "
-                    f"{self.clip.name} have {dim}; make it with this pipeline's vocabulary()"
-                )
-            if presence and names.crowd is None and names.phrases:
-                with self._lock:
-                    return text.before(self._nouns(), self.clip, names, templates="", cache=self.cache)
-            return names
-        words = read_words(names)
-        key = (words.names, words.phrases, words.negatives, tuple(sorted(words.thresholds.items())))
-        choice = (templates or self.recipe.templates, negatives or self.recipe.negatives, presence)
-        with self._lock:
-            if (key, choice) not in self._vocabularies:
-                made = text.vocabulary(self.clip, words, templates=choice[0], negatives=choice[1], cache=self.cache)
-                if presence:
-                    made = text.before(self._nouns(), self.clip, made, templates=choice[0], cache=self.cache)
-                while len(self._vocabularies) >= VOCABULARIES_KEPT:
-                    self._vocabularies.pop(next(iter(self._vocabularies)))
-                self._vocabularies[key, choice] = made
-            return self._vocabularies[key, choice]
-
-    def _nouns(self) -> Crowd:
-        """The crowd of presence, encoded once."""
-        if self._crowd is None:
-            self._crowd = text.crowd(self.clip, cache=self.cache)
-        return self._crowd
+        return self.words.vocabulary(names, templates=templates, negatives=negatives, absent=absent)
 
     @overload
     def segment(
@@ -244,12 +202,7 @@ class Pipeline:
 
         Without words: those that the model was taught, if it says so, else the bundled nouns.
         """
-        key = None if words is None else discovery.read_list(words)
-        kept = self._lexicon
-        if kept is None or kept[0] != key:
-            kept = (key, discovery.read(self.clip, key, self.recipe.templates, self.cache))
-            self._lexicon = kept
-        return kept[1]
+        return self.words.lexicon(words)
 
     def discover(
         self,
