@@ -131,7 +131,8 @@ def test_json_is_one_object_a_picture_and_writes_nothing(run: Any, tmp_path: Pat
     )
     assert code == 0
     first, second = (json.loads(line) for line in out.splitlines())
-    assert set(first) == {"path", "height", "width", "names", "shares", "regions", "recipe", "notes", "seconds"}
+    keys = {"path", "height", "width", "names", "shares", "presence", "regions", "recipe", "notes", "seconds"}
+    assert set(first) == keys
     assert first["names"] == second["names"] == ["apple", "dog"] and first["path"] == str(EXAMPLE)
     with Image.open(EXAMPLE) as picture:
         assert (first["width"], first["height"]) == picture.size
