@@ -106,13 +106,11 @@ class Recipe:
         ):
             if value not in known:
                 raise UnknownName.of(what, value, known)
-        for what, given, known_options in (
-            (f"proposer {self.proposer}", self.proposer_options, proposals.proposer(self.proposer).options),
-            (f"encoder {self.encoder}", self.encoder_options, encoders.encoder(self.encoder).options),
-        ):
-            for option in given:
-                if option not in known_options:
-                    raise UnknownName.of(f"option of {what}", option, known_options)
+        known_options = proposals.proposer(self.proposer).options
+        for option in self.proposer_options:
+            if option not in known_options:
+                raise UnknownName.of(f"option of proposer {self.proposer}", option, known_options)
+        object.__setattr__(self, "encoder_options", encoders.check(self.encoder, self.encoder_options))
         if not 0 <= self.threshold <= 1 or not 0 <= self.min_area < 1:
             raise BadUsage(f"threshold and min_area are in [0, 1]: got {self.threshold} and {self.min_area}")
         if not 0 < self.suppress <= 1 or not 0 < self.merge <= 1:
@@ -228,7 +226,7 @@ class Recipe:
             "stages": deepcopy(list(self.stages)),
             "method_options": dict(self.method_options),
             "proposer_options": dict(self.proposer_options),
-            "encoder_options": dict(self.encoder_options),
+            "encoder_options": deepcopy(dict(self.encoder_options)),
         }
 
     @classmethod

@@ -20,6 +20,7 @@ ensemble, blend  several of these together: rows mixed with a weight per mask, o
 Vectors are unit rows; an empty mask gives a zero row, which likes every name the same.
 """
 
+import json
 from collections.abc import Mapping
 from types import MappingProxyType
 from typing import TYPE_CHECKING, Any
@@ -28,12 +29,25 @@ import numpy as np
 from jaxtyping import Float32, UInt8
 
 from ovseg.encoders.alpha import alpha
+from ovseg.encoders.alpha import read as read_alpha
 from ovseg.encoders.alpha import refuses as refuses_alpha
-from ovseg.encoders.crops import crop, guided
+from ovseg.encoders.crops import check_boxes, crop, guided
 from ovseg.encoders.described import Described, region_rows, unit
-from ovseg.encoders.ensemble import blend, ensemble, members_of
-from ovseg.encoders.inside import bias, bias_blocks, convnext, convnext_blocks, foveal, foveal_blocks, no_map, no_own
+from ovseg.encoders.ensemble import blend, check_blend, check_ensemble, ensemble, members_of
+from ovseg.encoders.inside import (
+    bias,
+    bias_blocks,
+    check_bias,
+    check_foveal,
+    convnext,
+    convnext_blocks,
+    foveal,
+    foveal_blocks,
+    no_map,
+    no_own,
+)
 from ovseg.encoders.marks import circle
+from ovseg.encoders.marks import read as read_marks
 from ovseg.encoders.masked import masked_crop
 from ovseg.encoders.pool import pool, roi
 from ovseg.encoders.rows import Encoder, View
@@ -69,6 +83,7 @@ ENCODERS: Mapping[str, Encoder] = MappingProxyType(
             needs_clip=True,
             blocks=bias_blocks,
             refuses=no_own,
+            check=check_bias,
             what="a copy of the image's token that sees the region's patches alone",
             cost="a token each in the last quarter of the blocks",
             source="SAN (arXiv:2302.12242), CorrCLIP (arXiv:2411.10086)",
@@ -79,6 +94,7 @@ ENCODERS: Mapping[str, Encoder] = MappingProxyType(
             needs_clip=True,
             blocks=foveal_blocks,
             refuses=no_own,
+            check=check_foveal,
             what="the image's token, with more weight on the region's cells",
             cost="n times the last third of the blocks",
             source="FALIP (arXiv:2407.05578)",
@@ -87,6 +103,7 @@ ENCODERS: Mapping[str, Encoder] = MappingProxyType(
             crop,
             {"expand": 1.0, "shape": "pad"},
             needs_clip=True,
+            check=check_boxes,
             what="the image vector of the box",
             cost="n passes, batched",
             source="the usual baseline",
@@ -95,6 +112,7 @@ ENCODERS: Mapping[str, Encoder] = MappingProxyType(
             guided,
             {"margins": [0.0, 0.25], "shape": "pad"},
             needs_clip=True,
+            check=check_boxes,
             what="mean image vector of the box at several margins",
             cost="n passes a margin, batched",
             source="GC-CLIP (arXiv:2309.06581)",
@@ -103,6 +121,7 @@ ENCODERS: Mapping[str, Encoder] = MappingProxyType(
             masked_crop,
             {"expand": 1.0, "shape": "squeeze", "checkpoint": "", "depth": None, "allow_pickle": False},
             needs_clip=True,
+            check=check_boxes,
             what="the image vector of the box, blank outside the mask",
             cost="n passes, batched",
             source="OVSeg (arXiv:2210.04150), facebookresearch/ov-seg@27900fa",
@@ -112,6 +131,7 @@ ENCODERS: Mapping[str, Encoder] = MappingProxyType(
             {"checkpoint": "", "look": "whole", "expand": 1.0, "allow_pickle": False},
             needs_clip=True,
             refuses=refuses_alpha,
+            check=read_alpha,
             what="the image vector of a network with the mask as fourth channel",
             cost="n passes, batched",
             source="Alpha-CLIP (arXiv:2312.03818), SunzeY/AlphaCLIP@e5676c9",
@@ -120,6 +140,7 @@ ENCODERS: Mapping[str, Encoder] = MappingProxyType(
             circle,
             {"blur": 100.0, "ring": True, "sharp": "ellipse", "compat": False},
             needs_clip=True,
+            check=read_marks,
             what="the image vector of the picture with a red circle round the region",
             cost="n passes, batched",
             source="red circle (arXiv:2304.06712), pumpkin805/FALIP@583df71",
@@ -133,6 +154,7 @@ ENCODERS: Mapping[str, Encoder] = MappingProxyType(
         "ensemble": Encoder(
             combine=ensemble,
             options={"members": PAIR, "weights": "entropy", "beta": 0.85},
+            check=check_ensemble,
             what="rows of several encoders, mixed with a weight per mask",
             cost="its members'",
             source="after AutoCLIP (arXiv:2309.16414)",
@@ -140,10 +162,23 @@ ENCODERS: Mapping[str, Encoder] = MappingProxyType(
         "blend": Encoder(
             combine=blend,
             options={"members": PAIR, "alpha": 0.4, "beta": 0.8, "seen": []},
+            check=check_blend,
             what="posteriors of two encoders, blended name by name",
             cost="its members'",
             source="FC-CLIP (arXiv:2308.02487), bytedance/fc-clip@7791b83",
         ),
+    }
+)
+
+
+# What an option may be, by the type of its usual value; a row says itself what its lists hold
+KINDS: Mapping[type, tuple[tuple[type, ...], str]] = MappingProxyType(
+    {
+        bool: ((bool,), "true or false"),
+        int: ((int,), "a whole number"),
+        float: ((float, int), "a number"),
+        str: ((str,), "a text"),
+        type(None): ((int, type(None)), "a whole number or None"),
     }
 )
 
@@ -156,10 +191,7 @@ def describe(name: str, view: View, regions: Regions, **options: Any) -> Describ
     >>> describe("pool", view, Regions.from_masks(np.ones((1, 48, 80), bool))).vectors.tolist()
     [[1.0]]
     """
-    row = encoder(name)
-    for option in options:
-        if option not in row.options:
-            raise UnknownName.of(f"option of encoder {name}", option, row.options)
+    row, options = encoder(name), check(name, options)
     if (regions.height, regions.width) != view.image.shape[:2]:
         raise BadInput(
             f"regions and picture must be of one size: {regions.height}x{regions.width} and "
@@ -212,6 +244,35 @@ def blocks(name: str, clip: "Clip", options: Mapping[str, Any]) -> tuple[int, ..
     return () if row.blocks is None else row.blocks(find(clip.visual), every)
 
 
+def check(name: str, options: Mapping[str, Any]) -> dict[str, Any]:
+    """The options as JSON will give them back; an error where one is unknown or its value makes no sense.
+
+    Those of members too. No network and no torch is needed, so that a recipe is refused when it is made.
+
+    >>> check("guided", {"margins": (0, 0.5)})
+    {'margins': [0, 0.5]}
+    """
+    row = encoder(name)
+    for option, value in options.items():
+        if option not in row.options:
+            raise UnknownName.of(f"option of encoder {name}", option, row.options)
+        usual = row.options[option]
+        types, kind = KINDS.get(type(usual), ((object,), ""))
+        if not isinstance(value, types) or (isinstance(value, bool) and type(usual) is not bool):
+            raise BadUsage(f"option {option} of encoder {name} is {kind}, usually {usual!r}: got {value!r}")
+    every = {**row.options, **options}
+    if row.check is not None:
+        row.check(every)
+    if row.combine is not None:
+        for member, own in members_of(every):
+            check(member, own)
+    try:
+        found: dict[str, Any] = json.loads(json.dumps(dict(options)))
+    except TypeError as error:
+        raise BadUsage(f"options of encoder {name} are texts, numbers and lists of them: {error}") from None
+    return found
+
+
 def encoder(name: str) -> Encoder:
     """The row of an encoder, whatever its case and with `_` read as `-`."""
     key = name.lower().replace("_", "-")
@@ -234,4 +295,17 @@ def _check(name: str, clip: "Clip") -> None:
         raise UnsupportedTower(f"encoder {name} cannot read this {walk.family}: {why}. Encoders that can: {able}.")
 
 
-__all__ = ["Described", "ENCODERS", "Encoder", "PAIR", "View", "blocks", "describe", "encode", "encoder", "region_rows"]
+__all__ = [
+    "Described",
+    "ENCODERS",
+    "Encoder",
+    "KINDS",
+    "PAIR",
+    "View",
+    "blocks",
+    "check",
+    "describe",
+    "encode",
+    "encoder",
+    "region_rows",
+]

@@ -44,7 +44,7 @@ def alpha(view: View, regions: Regions, options: Mapping[str, Any]) -> Float32[n
     from ovseg.clip.windows import normalised
 
     assert view.clip is not None, "a row that needs the network gets it"
-    clip, look, expand = view.clip, chosen("look", options["look"], LOOKS), expand_of(options)
+    clip, (look, expand) = view.clip, read(options)
     run = opened(clip, str(options["checkpoint"]), bool(options["allow_pickle"]))
     height, width = clip.image_size
     everything = (slice(0, regions.height), slice(0, regions.width))
@@ -60,6 +60,11 @@ def alpha(view: View, regions: Regions, options: Mapping[str, Any]) -> Float32[n
         (vectors,) = run(torch.stack(colours).to(clip.device), torch.stack(maps).to(clip.device))
         found.append(vectors.float().cpu().numpy())
     return np.concatenate(found)
+
+
+def read(options: Mapping[str, Any]) -> tuple[str, float]:
+    """The options `look` and `expand`, checked."""
+    return chosen("look", options["look"], LOOKS), expand_of(options)
 
 
 def alpha_map(mask: Shaped[np.ndarray, "h w"], height: int, width: int) -> "Float32[Tensor, '1 rows cols']":
@@ -157,4 +162,4 @@ def _read(clip: "Clip", file: Path, allow_pickle: bool) -> "tuple[Any, Tensor]":
     return tower.eval().requires_grad_(False), weight
 
 
-__all__ = ["ALPHA", "LOOKS", "alpha", "alpha_map", "opened", "refuses", "runner", "with_alpha"]
+__all__ = ["ALPHA", "LOOKS", "alpha", "alpha_map", "opened", "read", "refuses", "runner", "with_alpha"]

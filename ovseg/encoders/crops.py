@@ -41,15 +41,10 @@ def guided(view: View, regions: Regions, options: Mapping[str, Any]) -> Float32[
     from ovseg.clip.dense import encode_images
 
     clip, shape = _clip(view), shape_of(options)
-    margins = options["margins"]
-    if isinstance(margins, str | bytes) or not isinstance(margins, Sequence) or not margins:
-        raise BadUsage(f"margins is a list of shares from 0 (the box) to 1 (the picture): got {margins!r}")
-    for margin in margins:
-        if not 0 <= float(margin) <= 1:
-            raise BadUsage(f"a margin goes from 0 (the box itself) to 1 (the whole picture): got {margin}")
+    margins = margins_of(options)
     frame = np.array([0, 0, view.image.shape[1], view.image.shape[0]], float)
     views = [
-        fitted(clip, window(view.image, box + float(margin) * (frame - box), 1.0), shape)
+        fitted(clip, window(view.image, box + margin * (frame - box), 1.0), shape)
         for box in regions.boxes
         for margin in margins
     ]
@@ -102,9 +97,27 @@ def square(image: UInt8[np.ndarray, "h w 3"], colour: UInt8[np.ndarray, "3"]) ->
 def expand_of(options: Mapping[str, Any]) -> float:
     """The option `expand`, checked: 1 is the box itself."""
     expand = float(options["expand"])
-    if not expand > 0:
+    if not 0 < expand < math.inf:
         raise BadUsage(f"expand must be above 0 (1 is the box itself): got {expand}")
     return expand
+
+
+def margins_of(options: Mapping[str, Any]) -> list[float]:
+    """The option `margins`, checked."""
+    margins = options["margins"]
+    if isinstance(margins, str | bytes) or not isinstance(margins, Sequence) or not margins:
+        raise BadUsage(f"margins is a list of shares from 0 (the box) to 1 (the picture): got {margins!r}")
+    for margin in margins:
+        if isinstance(margin, bool) or not isinstance(margin, int | float) or not 0 <= margin <= 1:
+            raise BadUsage(f"a margin goes from 0 (the box itself) to 1 (the whole picture): got {margin!r}")
+    return [float(margin) for margin in margins]
+
+
+def check_boxes(options: Mapping[str, Any]) -> None:
+    """What every row that cuts boxes out checks: `expand`, `margins` and `shape`, where it has them."""
+    for option, checked in (("expand", expand_of), ("margins", margins_of), ("shape", shape_of)):
+        if option in options:
+            checked(options)
 
 
 def shape_of(options: Mapping[str, Any]) -> str:
@@ -126,11 +139,13 @@ def _clip(view: View) -> "Clip":
 
 __all__ = [
     "SHAPES",
+    "check_boxes",
     "chosen",
     "crop",
     "expand_of",
     "fitted",
     "guided",
+    "margins_of",
     "mean_colour",
     "shape_of",
     "spans",

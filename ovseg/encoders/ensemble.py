@@ -84,11 +84,8 @@ def ensemble(members: Sequence[Described], options: Mapping[str, Any]) -> Descri
     `beta` of the largest; "mean": all alike. The vectors are the unit means of the members'. Nothing depends on the
     members' order.
     """
+    check_ensemble(options)
     weights, beta = str(options["weights"]), float(options["beta"])
-    if weights not in WEIGHTS:
-        raise UnknownName.of("weights", weights, WEIGHTS)
-    if not 0 < beta <= 1:
-        raise BadUsage(f"beta is a share of the largest entropy, above 0 and up to 1 (all alike): got {beta}")
     vectors = np.mean([member.vectors for member in members], axis=0)
     return Described(unit(np.asarray(vectors, np.float32)), Together(tuple(members), weights, beta))
 
@@ -99,16 +96,32 @@ def blend(members: Sequence[Described], options: Mapping[str, Any]) -> Described
     The first member is the one that was taught the `seen` names, which take `alpha` (0.4) of the second, all other
     names and the negatives `beta` (0.8). 0 is the first member alone, 1 the second. The vectors are the second's.
     """
-    if len(members) != 2:
-        raise BadUsage(f"blend takes two members, the taught and the open one: got {len(members)}")
+    check_blend(options)
     shares = {key: float(options[key]) for key in ("alpha", "beta")}
-    for key, share in shares.items():
-        if not 0 <= share <= 1:
-            raise BadUsage(f"{key} goes from 0 (the first member) to 1 (the second): got {share}")
-    if isinstance(options["seen"], str):
-        raise BadUsage(f"seen is a list of names: got the text {options['seen']!r}")
     first, second = members
     return Described(second.vectors, Blended((first, second), **shares, seen=frozenset(options["seen"])))
+
+
+def check_ensemble(options: Mapping[str, Any]) -> None:
+    """An error where an option of `ensemble` makes no sense."""
+    if options["weights"] not in WEIGHTS:
+        raise UnknownName.of("weights", str(options["weights"]), WEIGHTS)
+    if not 0 < options["beta"] <= 1:
+        raise BadUsage(
+            f"beta is a share of the largest entropy, above 0 and up to 1 (all alike): got {options['beta']}"
+        )
+
+
+def check_blend(options: Mapping[str, Any]) -> None:
+    """An error where an option of `blend` makes no sense."""
+    count, seen = len(members_of(options)), options["seen"]
+    if count != 2:
+        raise BadUsage(f"blend takes two members, the taught and the open one: got {count}")
+    for key in ("alpha", "beta"):
+        if not 0 <= options[key] <= 1:
+            raise BadUsage(f"{key} goes from 0 (the first member) to 1 (the second): got {options[key]}")
+    if isinstance(seen, str) or not isinstance(seen, Sequence) or not all(isinstance(name, str) for name in seen):
+        raise BadUsage(f"seen is a list of names: got {seen!r}")
 
 
 def by_entropy(
@@ -214,6 +227,8 @@ __all__ = [
     "by_autoclip",
     "by_entropy",
     "by_mean",
+    "check_blend",
+    "check_ensemble",
     "ensemble",
     "members_of",
 ]

@@ -8,6 +8,7 @@ the window: lengths of a network's vectors mean nothing, and `whole` is averaged
 first, over all windows, since that is linear up to the head.
 """
 
+import math
 from collections.abc import Callable, Mapping
 from typing import TYPE_CHECKING, Any
 
@@ -27,6 +28,7 @@ AT_ONCE = 256  # regions whose shares of cells are held at a time: bounds memory
 OWN_NEEDS = ("attention", "own", "token", "residual", "mlp")  # of walk.FEATURES, for more tokens like the image's own
 EDGES = ("share", "any")
 WHERES = ("box", "mask")
+STARTS = range(12)  # of `walk.OF` blocks; said here, so that checking a recipe loads no torch
 
 OfWindow = Callable[["Tapped", Regions, Float32[np.ndarray, "n rows cols"]], Float32[np.ndarray, "n dim"]]
 
@@ -44,9 +46,8 @@ def bias(view: View, regions: Regions, options: Mapping[str, Any]) -> Float32[np
 
     from ovseg.clip import queries
 
+    check_bias(options)
     edge = str(options["edge"])
-    if edge not in EDGES:
-        raise UnknownName.of("edge", edge, EDGES)
     walk = _walk(view)
     first = queries.first_block(options["start"], walk.depth)
 
@@ -72,11 +73,8 @@ def foveal(view: View, regions: Regions, options: Mapping[str, Any]) -> Float32[
 
     from ovseg.clip import queries
 
+    check_foveal(options)
     where, strength, sigma = str(options["where"]), float(options["strength"]), float(options["sigma"])
-    if where not in WHERES:
-        raise UnknownName.of("where", where, WHERES)
-    if not sigma > 0:
-        raise BadUsage(f"sigma is a Gaussian's width in cells and must be above 0: got {sigma}")
     walk = _walk(view)
     first = queries.first_block(options["start"], walk.depth)
 
@@ -117,6 +115,24 @@ def convnext(view: View, regions: Regions, options: Mapping[str, Any]) -> Float3
     return np.concatenate(pooled)
 
 
+def check_bias(options: Mapping[str, Any]) -> None:
+    """An error where an option of `bias` makes no sense."""
+    if options["edge"] not in EDGES:
+        raise UnknownName.of("edge", str(options["edge"]), EDGES)
+    _check_start(options)
+
+
+def check_foveal(options: Mapping[str, Any]) -> None:
+    """An error where an option of `foveal` makes no sense."""
+    if options["where"] not in WHERES:
+        raise UnknownName.of("where", str(options["where"]), WHERES)
+    if not options["sigma"] > 0:
+        raise BadUsage(f"sigma is a Gaussian's width in cells and must be above 0: got {options['sigma']}")
+    if not math.isfinite(options["strength"]):
+        raise BadUsage(f"strength is the largest number added to a logit, and finite: got {options['strength']}")
+    _check_start(options)
+
+
 def bias_blocks(walk: "Walk", options: Mapping[str, Any]) -> tuple[int, ...]:
     """The block where a region's token starts and all after it: patches are never computed again."""
     from ovseg.clip.queries import first_block
@@ -147,6 +163,14 @@ def no_map(walk: "Walk") -> str:
     from ovseg.clip.families.conv import ConvMap
 
     return "" if isinstance(walk, ConvMap) else "it ends in attention and not in a map of convolutions"
+
+
+def _check_start(options: Mapping[str, Any]) -> None:
+    if options["start"] not in STARTS:
+        raise BadUsage(
+            f"start counts blocks of {len(STARTS)} before a region's token is its own: 0 to {STARTS[-1]}, got "
+            f"{options['start']}"
+        )
 
 
 def _walk(view: View) -> "Walk":
@@ -209,9 +233,12 @@ __all__ = [
     "AT_ONCE",
     "EDGES",
     "OWN_NEEDS",
+    "STARTS",
     "WHERES",
     "bias",
     "bias_blocks",
+    "check_bias",
+    "check_foveal",
     "convnext",
     "convnext_blocks",
     "foveal",

@@ -6,6 +6,7 @@ drawn round for, police photographs and missing persons among it, so a circle ro
 misfortune likelier. Do not use this row to describe people.
 """
 
+import math
 from collections.abc import Mapping
 from types import MappingProxyType
 from typing import Any
@@ -37,7 +38,7 @@ def circle(view: View, regions: Regions, options: Mapping[str, Any]) -> Float32[
     from ovseg.clip.dense import encode_images
 
     assert view.clip is not None, "a row that needs the network gets it"
-    sharp, blur = chosen("sharp", options["sharp"], SHARP), float(options["blur"])
+    sharp, blur = read(options)
     soft, compat = blurred(view.image, blur), bool(options["compat"])
     size, seen = view.clip.image_size, []
     for rle, box in zip(regions.rles, regions.boxes, strict=True):
@@ -53,11 +54,14 @@ def circle(view: View, regions: Regions, options: Mapping[str, Any]) -> Float32[
     return encode_images(view.clip, seen)
 
 
+def read(options: Mapping[str, Any]) -> tuple[str, float]:
+    """The options `sharp` and `blur`, checked."""
+    return chosen("sharp", options["sharp"], SHARP), _deviation(options["blur"])
+
+
 def blurred(image: UInt8[np.ndarray, "height width 3"], deviation: float | int) -> UInt8[np.ndarray, "height width 3"]:
     """The picture under Pillow's Gaussian blur; itself where the standard deviation is 0."""
-    if deviation < 0:
-        raise BadUsage(f"blur is a standard deviation of 0 px (none) or more: got {deviation}")
-    if deviation == 0:
+    if _deviation(deviation) == 0:
         return image
     return np.asarray(Image.fromarray(image).filter(ImageFilter.GaussianBlur(deviation)), np.uint8)
 
@@ -105,6 +109,12 @@ def line_width(height: int, width: int, *, compat: bool = False) -> int:
     return published if compat else max(1, published)
 
 
+def _deviation(blur: float | int) -> float:
+    if not 0 <= blur < math.inf:
+        raise BadUsage(f"blur is a standard deviation of 0 px (none) or more: got {blur}")
+    return float(blur)
+
+
 _FILLED: Mapping[str, Any] = MappingProxyType(
     {
         "ellipse": lambda draw, box, edge: draw.ellipse(box, outline=edge, fill=255),
@@ -112,4 +122,4 @@ _FILLED: Mapping[str, Any] = MappingProxyType(
     }
 )
 
-__all__ = ["LINE_SHARE", "RED", "SHARP", "blurred", "circle", "drawn", "line_width", "mixed", "ring"]
+__all__ = ["LINE_SHARE", "RED", "SHARP", "blurred", "circle", "drawn", "line_width", "mixed", "read", "ring"]

@@ -38,6 +38,7 @@ class View:
 Run = Callable[[View, Regions, Mapping[str, Any]], Float32[np.ndarray, "n dim"] | Described]
 Combine = Callable[[Sequence[Described], Mapping[str, Any]], Described]  # of what the members said
 Blocks = Callable[[Any, Mapping[str, Any]], tuple[int, ...]]  # of a walk and every option: blocks whose input is wanted
+Check = Callable[[Mapping[str, Any]], object]  # of every option: raises where a value makes no sense
 Refuses = Callable[[Any], str]  # of a walk: empty where the encoder can read this tower, else what the tower lacks
 
 
@@ -48,7 +49,7 @@ class Encoder:
     `run` gets the view, the regions without empty ones and every option, and may return rows of any length. The dense
     pass keeps what enters the `blocks` as the view's taps. `what` says in a line what a vector is, `cost` how many
     passes of the network n regions take beyond the dense one. A row with `combine` in place of `run` asks the encoders
-    of its option `members`.
+    of its option `members`. `check` looks at the values of options, as `run` does, before there is any picture.
     """
 
     run: Run | None = None
@@ -56,6 +57,7 @@ class Encoder:
     needs_clip: bool = False
     blocks: Blocks | None = None
     refuses: Refuses | None = None
+    check: Check | None = None
     combine: Combine | None = None
     what: str = ""
     cost: str = "none"
@@ -65,4 +67,4 @@ class Encoder:
         assert (self.run is None) != (self.combine is None), "an encoder runs or combines"
 
 
-__all__ = ["Blocks", "Combine", "Encoder", "Refuses", "Run", "View"]
+__all__ = ["Blocks", "Check", "Combine", "Encoder", "Refuses", "Run", "View"]

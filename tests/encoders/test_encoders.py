@@ -1,3 +1,6 @@
+import subprocess
+import sys
+from copy import deepcopy
 from dataclasses import replace
 from types import SimpleNamespace
 from typing import Any
@@ -7,10 +10,11 @@ import pytest
 import torch
 from numpy.random import Generator
 
+from ovseg.clip import walk
 from ovseg.clip.dense import encode_images
 from ovseg.clip.families import find
 from ovseg.clip.load import Clip
-from ovseg.encoders import ENCODERS, View, crops, describe, encode, encoder
+from ovseg.encoders import ENCODERS, View, check, crops, describe, encode, encoder, inside
 from ovseg.errors import BadInput, BadUsage, UnknownName
 from ovseg.recipe import Recipe
 from ovseg.types import DenseFeatures, Regions, Vocabulary
@@ -141,6 +145,77 @@ def test_names_are_found_whatever_their_case() -> None:
     assert encoder("POOL") is ENCODERS["pool"]
     with pytest.raises(UnknownName, match="pool.*: got 'poll'. Did you mean 'pool'"):
         encoder("poll")
+
+
+WRONG: list[tuple[str, dict[str, Any], str]] = [
+    ("bias", {"start": 12}, "start counts blocks of 12"),
+    ("bias", {"start": 8.5}, "start of encoder bias is a whole number, usually 9: got 8.5"),
+    ("bias", {"edge": "some"}, "edge must be one of any, share"),
+    ("foveal", {"where": "ellipse"}, "where must be one of box, mask"),
+    ("foveal", {"sigma": 0.0}, "sigma is a Gaussian's width"),
+    ("foveal", {"strength": float("inf")}, "strength is the largest number"),
+    ("foveal", {"strength": "0.2"}, "strength of encoder foveal is a number, usually 0.2: got '0.2'"),
+    ("crop", {"expand": float("inf")}, "expand must be above 0"),
+    ("crop", {"shape": "round"}, "shape must be one of pad, squeeze"),
+    ("guided", {"margins": 0.5}, "margins is a list"),
+    ("guided", {"margins": ["0.5"]}, "a margin goes from 0"),
+    ("masked-crop", {"depth": 1.5}, "depth of encoder masked-crop is a whole number or None"),
+    ("masked-crop", {"checkpoint": None}, "checkpoint of encoder masked-crop is a text"),
+    ("alpha", {"look": "box"}, "look must be one of crop, whole"),
+    ("circle", {"blur": float("nan")}, "blur is a standard deviation"),
+    ("circle", {"ring": 1}, "ring of encoder circle is true or false"),
+    ("circle", {"sharp": "circle"}, "sharp must be one of box, ellipse, mask"),
+    ("vote", {"hard": "yes"}, "hard of encoder vote is true or false"),
+    ("ensemble", {"members": ["pool", "masked-crob"]}, "encoder must be one of .* Did you mean 'masked-crop'"),
+    ("ensemble", {"members": ["pool", {"blend": {"members": ["poll", "pool"]}}]}, "encoder must be one of"),
+    ("ensemble", {"members": [{"crop": {"grow": 2}}]}, "option of encoder crop must be one of"),
+    ("ensemble", {"members": [{"crop": {"expand": 0}}]}, "expand must be above 0"),
+    ("ensemble", {"beta": True}, "beta of encoder ensemble is a number"),
+    ("blend", {"members": ["pool"]}, "blend takes two members"),
+    ("blend", {"alpha": 1.5}, "alpha goes from 0"),
+    ("blend", {"seen": "cat"}, "seen is a list of names"),
+    ("blend", {"seen": 5}, "seen is a list of names"),
+]
+
+
+@pytest.mark.parametrize(("name", "options", "why"), WRONG)
+def test_option_without_sense_is_refused_when_the_recipe_is_made(name: str, options: dict[str, Any], why: str) -> None:
+    with pytest.raises(BadUsage, match=why):
+        Recipe(encoder=name, encoder_options=options)
+
+
+@pytest.mark.parametrize("name", ENCODERS)
+def test_every_option_survives_json_and_nobody_changes_it_afterwards(name: str) -> None:
+    given: dict[str, Any] = deepcopy(dict(ENCODERS[name].options))
+    if "margins" in given:
+        given["margins"] = (0, 0.5)
+    if "members" in given:
+        given["members"] = ("pool", {"crop": {"expand": 2}})
+    recipe = Recipe(encoder=name, encoder_options=given)
+    assert Recipe.from_json(recipe.to_json()) == recipe
+    text, told = recipe.to_json(), recipe.to_dict()["encoder_options"]
+    for options in (given, told):
+        for value in options.values():
+            if isinstance(value, list):
+                value.append("nonsense")
+        options["nonsense"] = 1
+    assert recipe.to_json() == text
+
+
+def test_recipe_is_checked_without_torch() -> None:
+    code = (
+        "import sys; from ovseg.encoders import ENCODERS, check; [check(name, {}) for name in ENCODERS];"
+        "sys.exit('torch' in sys.modules)"
+    )
+    assert subprocess.run([sys.executable, "-c", code]).returncode == 0
+
+
+def test_starts_are_those_of_the_walk() -> None:
+    assert len(inside.STARTS) == walk.OF
+
+
+def test_check_tells_options_as_json_does() -> None:
+    assert check("blend", {"seen": ("cat",)}) == {"seen": ["cat"]}
 
 
 class TestPool:
