@@ -221,6 +221,10 @@ def told_in_words(kept: Labelled) -> str:
         count, missing = len(found.regions), [name for name in found.names if name not in shares]
         more = f" Not found: {_list(missing)}." if missing else ""
         return f"Found {parts} in {count} region{'s' * (count > 1)}.{more}"
+    assert found.evidence is not None, "answers of a pipeline keep their evidence"
+    if found.evidence.struck.all():
+        do = "do" if len(found.names) > 1 else "does"
+        return f"Nothing found: {_list(found.names)} {do} not seem to be in this picture."
     name, best, cut = _nearest(found)
     if best < cut:
         lower = max(0.0, np.floor((best - 0.01) * 20) / 20)
@@ -266,12 +270,14 @@ def _read(upload: str) -> np.ndarray:
 
 
 def _nearest(found: Segmentation) -> tuple[str, float, float]:
-    """The name that came nearest to its threshold, its best posterior, and that threshold."""
+    """The name that came nearest to its threshold, its best posterior, and that threshold; of names that presence did
+    not strike, since no threshold brings the others back."""
     assert found.evidence is not None, "answers of a pipeline keep their evidence"
     best = np.zeros(len(found.names))
     for _, slots in found.evidence.tiles():
         best = np.maximum(best, slots[: len(best)].max(axis=(1, 2)))
-    index = int((best - found.evidence.thresholds).argmax())
+    short = np.where(found.evidence.struck, -np.inf, best - found.evidence.thresholds)
+    index = int(short.argmax())
     return found.names[index], float(best[index]), float(found.evidence.thresholds[index])
 
 

@@ -1,5 +1,6 @@
 import json
 import threading
+from dataclasses import replace
 
 import numpy as np
 import pytest
@@ -9,6 +10,7 @@ import tiny
 from demo import actions
 from ovseg.errors import BadInput, BadUsage, OvsegError
 from ovseg.pipeline import Pipeline
+from ovseg.presence import Presence
 from ovseg.recipe import Recipe
 
 pytestmark = pytest.mark.filterwarnings("ignore:__array__ implementation:DeprecationWarning")  # pycocotools, numpy 2
@@ -103,6 +105,22 @@ def test_nothing_found_says_the_best_and_what_to_try(desk, files):
     assert lower < best[name]
     assert not actions.told_in_words(actions.at_threshold(kept, lower)).startswith("Nothing found: no pixel")
     assert all(row["score"] is None for row in actions.legend(kept))
+
+
+def test_names_that_were_judged_absent_are_said_to_be_and_no_threshold_is_advised(desk, files):
+    kept = actions.segment(desk, files[0], "cat\ndog", 0.0)
+    nouns = np.zeros(3, np.float32)
+    for odds, told in (([-9, -9], "cat, dog do not seem"), ([-9, 9], "'dog'")):
+        seen = Presence(np.array(odds, np.float32), np.zeros(2, np.float32), np.full(2, 3), nouns)
+        evidence = replace(kept.found.evidence, presence=seen, cut=0.0, thresholds=np.full(2, 1.0, np.float32))
+        found = type(kept.found).decide(kept.found.names, evidence, kept.found.recipe)
+        says = actions.told_in_words(replace(kept, found=found))
+        assert says.startswith("Nothing found: ") and told in says
+        assert ("Try" in says) == (odds[1] > 0) and "0.00 for" not in says
+    alone = actions.segment(desk, files[0], "cat", 0.0).found
+    struck = replace(alone.evidence, presence=Presence(nouns[:1] - 9, nouns[:1], np.full(1, 3), nouns), cut=0.0)
+    found = type(alone).decide(alone.names, struck, alone.recipe)
+    assert "cat does not seem to be in this picture." in actions.told_in_words(replace(kept, found=found))
 
 
 def test_the_sentence_and_the_legend_agree_with_the_labels(desk, files):
