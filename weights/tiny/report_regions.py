@@ -14,6 +14,9 @@ those beside 20 absent ones. In percent:
 - lost: names present that get no pixel, where the absent ones are asked as well;
 - alone: absent names that get any pixel when each is asked in a question of its own.
 
+Then: how each region encoder names the things' true masks; how well presence tells names that are there from those that
+are not; what calibration does to the posteriors of pictures that it never saw.
+
 Brackets are 95 % intervals by bootstrap over pictures, differences paired on the same resamples.
 """
 
