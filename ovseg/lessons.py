@@ -99,17 +99,19 @@ def taught(lessons: Sequence[Lesson], names: Sequence[str], scale: float, spread
     return Taught(found, kinds[:, 0], kinds[:, 1] == 0, heard, len(names), scale, dense)
 
 
-def keeping(plain: Vocabulary, head: Taught, pinned: Sequence[Lesson], scale: float) -> float:
+def keeping(plain: Vocabulary, head: Taught | None, pinned: Sequence[Lesson], scale: float) -> float:
     """The largest share of the head's weight, in [0, 1], at which every pinned example has its name still.
 
-    Scores are linear in the weight, so what keeps one is an interval. Raises `BadUsage` where no share keeps all.
+    Scores are linear in the weight, so what keeps one is an interval. Raises `BadUsage` where no share keeps all, and
+    without a head where the words themselves call one otherwise.
     """
     if not pinned:
         return 1.0
     vectors = np.stack([one.vector for one in pinned])
     slots = slots_of(plain.scores(vectors, scale).T, plain.owner, len(plain))
     moves = np.zeros_like(slots)
-    moves[: len(plain)] = head.logits(vectors).T
+    if head is not None:
+        moves[: len(plain)] = head.logits(vectors).T
     low, high = 0.0, 1.0
     for i, one in enumerate(pinned):
         own = plain.names.index(one.name)

@@ -16,6 +16,7 @@ from jaxtyping import Float32, Int
 
 from ovseg.click import Click
 from ovseg.errors import BadInput, BadUsage, BadWeights, UnknownName
+from ovseg.export import save as write
 from ovseg.lessons import SPREAD, Lesson, keeping, taught
 from ovseg.raster import slots_of
 from ovseg.types import Vocabulary
@@ -145,13 +146,16 @@ class Teaching:
         """The vocabulary as it was before the last thing said, the very same object."""
         with self._lock:
             if len(self._states) == 1:
-                raise BadUsage("there is nothing to undo: nothing was said yet")
+                raise BadUsage("there is nothing to undo: nothing was said since this session was opened")
             self._states = self._states[:-1]
             return self._states[-1].vocabulary
 
     def save(self, path: str | Path) -> Path:
-        """Words, examples and pinned ones in one safetensors file; `load` goes on from it."""
-        from safetensors.numpy import save_file
+        """Words, examples and pinned ones in one safetensors file, written whole or not at all; `load` goes on from it.
+
+        What can be undone is not kept: a session that was loaded starts with all that the file holds.
+        """
+        from safetensors.numpy import save
 
         state = self._states[-1]
         said = (*state.lessons, *state.pinned)
@@ -177,10 +181,7 @@ class Teaching:
             "network": self.network,
             "through": self.through,
         }
-        path = Path(path).expanduser()
-        path.parent.mkdir(parents=True, exist_ok=True)
-        save_file(tensors, path, {"ovseg.teaching": json.dumps(about)})
-        return path
+        return write(Path(path).expanduser(), save(tensors, {"ovseg.teaching": json.dumps(about)}))
 
     @classmethod
     def load(
@@ -189,11 +190,15 @@ class Teaching:
         *,
         network: str | None = None,
         through: str | None = None,
+        scale: float | None = None,
         exact: bool = True,
         look: Callable[[Any, Any], Float32[np.ndarray, "n dim"]] | None = None,
         words: Callable[[Any], Vocabulary] | None = None,
     ) -> "Teaching":
-        """The session that `save` wrote, refused where it is of another network or another way to look."""
+        """The session that `save` wrote, refused where it is of another network or another way to look.
+
+        `scale` is that of the recipe that will ask; what examples and pins amount to is worked out anew for it.
+        """
         about, tensors = _read(Path(path).expanduser())
         for what, given, held in (("network", network, about["network"]), ("way to look", through, about["through"])):
             if given is not None and given != held:
@@ -212,7 +217,7 @@ class Teaching:
         )
         made = cls(
             plain,
-            scale=about["scale"],
+            scale=about["scale"] if scale is None else scale,
             network=about["network"],
             through=about["through"],
             pooled=about["pooled"],
@@ -243,6 +248,7 @@ class Teaching:
     def _follow(self, state: State) -> State:
         plain = state.plain
         if not state.lessons:
+            keeping(plain, None, state.pinned, self.scale)
             return replace(state, vocabulary=plain)
         head = taught(state.lessons, plain.names, self.scale, self.spread, self._pooled)
         share = keeping(plain, head, state.pinned, self.scale)
@@ -277,7 +283,7 @@ class Teaching:
     @staticmethod
     def _known(plain: Vocabulary, name: str) -> None:
         if name not in plain.names:
-            error = UnknownName.of("name", name, plain.names)
+            error = UnknownName.of("name", str(name), plain.names)
             raise UnknownName(f"{error} New names come by add().")
 
     def __len__(self) -> int:

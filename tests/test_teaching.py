@@ -304,6 +304,60 @@ def test_files_of_another_network_or_no_session_are_refused(world: World, tmp_pa
             Teaching.load(tmp_path / f"{name}.safetensors")
 
 
+def test_pinned_examples_outlive_new_names_when_nothing_was_taught_yet(world: World) -> None:
+    example = unit(world.vocabulary.vectors[0] + 0.2 * world.means[0])
+    nearer = Vocabulary(("nearer",), example[None], np.arange(1))
+    teaching = Teaching(world.vocabulary, scale=SCALE, words=lambda names: nearer)
+    before = teaching.pin(example, "ram")
+    with pytest.raises(BadUsage, match="would rename a pinned example"):
+        teaching.add(["nearer"])
+    assert teaching.vocabulary is before and teaching.names == NAMES
+    teaching.undo()
+    assert best(teaching.add(["nearer"]), example[None]) == len(NAMES)
+
+
+def test_loaded_session_is_worked_out_for_the_scale_that_asks(tmp_path: Path) -> None:
+    words = Vocabulary(("ram", "goat"), np.eye(2, 6, dtype=np.float32), np.arange(2))
+    example, scale = unit(np.array([0.5, 0.6, 0, 0.6, 0, 0])), 400.0  # the words say goat
+    teaching = Teaching(words, scale=SCALE)
+    teaching.accept(example, "ram")
+    path = teaching.save(tmp_path / "taught.safetensors")
+    teaching.pin(example, "ram")
+    pinned = teaching.save(tmp_path / "pinned.safetensors")
+    stale = Teaching.load(path).vocabulary
+    assert stale.scores(example[None], SCALE).argmax() == 0 and stale.scores(example[None], scale).argmax() == 1
+    assert Teaching.load(path, scale=scale).vocabulary.scores(example[None], scale).argmax() == 0
+    assert Teaching.load(pinned, scale=scale).vocabulary.scores(example[None], scale).argmax() == 0
+
+
+def test_saving_is_whole_or_not_at_all(world: World, tmp_path: Path) -> None:
+    teaching, path = world.session(), tmp_path / "a folder" / "taught <script>.safetensors"
+    teaching.accept(world.draw(0, 1), "ram")
+    whole = teaching.save(path).read_bytes()
+    for length in (0, 7, 8, 60, len(whole) // 2, len(whole) - 1):
+        short = tmp_path / "short.safetensors"
+        short.write_bytes(whole[:length])
+        with pytest.raises(BadWeights, match="a saved session is a safetensors file"):
+            Teaching.load(short)
+    folder = tmp_path / "folder.safetensors"
+    folder.mkdir()
+    with pytest.raises(BadUsage, match="cannot be written"):
+        teaching.save(folder)
+    assert sorted(found.name for found in path.parent.iterdir()) == [path.name]
+
+
+def test_loaded_session_has_nothing_to_undo_and_says_so(world: World, tmp_path: Path) -> None:
+    teaching = world.session()
+    teaching.accept(world.draw(0, 1), "ram")
+    again = Teaching.load(teaching.save(tmp_path / "taught.safetensors"))
+    with pytest.raises(BadUsage, match="nothing was said since this session was opened"):
+        again.undo()
+    again.accept(world.draw(1, 1), "goat")
+    assert len(again) == 2
+    again.undo()
+    assert len(again) == 1
+
+
 def test_two_threads_teach_one_session(world: World) -> None:
     teaching = world.session()
     draws = [(world.draw(0, 1), "ram"), (world.draw(1, 1), "goat")] * 10
