@@ -25,7 +25,7 @@ from ovseg.clip.load import Clip
 from ovseg.encoders import Described
 from ovseg.errors import BadInput, BadUsage
 from ovseg.imageside import Encoding, ImageSide
-from ovseg.presence import presence
+from ovseg.presence import check_rate, presence
 from ovseg.types import Segmentation, Vocabulary
 
 CHUNK = 2048  # words held against all regions at once
@@ -229,6 +229,7 @@ def discover(
     """What is in a picture: see `Pipeline.discover`. `ask(phrases, templates=, absent=)` makes vocabularies."""
     if most is not None and most < 1:
         raise BadUsage(f"most is how many names may be found, 1 or more: got {most}")
+    check_rate(alpha)
     other, notes = without_names(side)
     regions, described, features = encoding.regions, encoding.described, encoding.features
     if other is not side:
@@ -249,12 +250,16 @@ def discover(
     vocabulary = Vocabulary((), np.zeros((0, lexicon.vectors.shape[1]), np.float32), np.zeros(0, np.int64))
     if found.names:
         vocabulary = ask(found.phrases(lexicon), templates=lexicon.templates, absent="off")
+    recipe = other.recipe.replace(threshold=0.0, absent="off", stages=(), refine="none")
+    if labels.OVERLAPS[recipe.overlap].votes:  # cells would vote, and here regions alone have names
+        recipe = recipe.replace(overlap="score")
+        notes = (*notes, f"overlap {other.recipe.overlap} lets cells vote: here regions own pixels, by score")
     return labels.compose(
         features,
         replace(vocabulary, notes=(*lexicon.notes, *notes)),
         regions=regions[found.regions],
         described=Described(vectors[found.regions]),
-        recipe=other.recipe.replace(threshold=0.0, uncovered="none", absent="off", stages=(), refine="none"),
+        recipe=recipe.replace(uncovered="none"),
         picture=encoding.image,
     )
 

@@ -142,6 +142,11 @@ def _box(box: Any, height: int, width: int) -> Bool[np.ndarray, "height width"]:
             f"a box is left, top, right, bottom in pixels of the picture ({height}x{width}, rows x cols): got "
             f"{[left, top, right, bottom]}"
         )
+    if right <= 1 and bottom <= 1 and any(not side.is_integer() for side in (left, top, right, bottom)):
+        raise BadInput(
+            f"a box is in pixels of the picture ({height}x{width}, rows x cols), not in shares of it: got "
+            f"{[left, top, right, bottom]}"
+        )
     mask = np.zeros((height, width), bool)
     mask[int(top) : max(int(top) + 1, round(bottom)), int(left) : max(int(left) + 1, round(right))] = True
     return mask

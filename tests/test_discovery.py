@@ -2,6 +2,7 @@
 
 import tracemalloc
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -166,6 +167,21 @@ def test_a_picture_is_named_from_a_list_and_the_answer_says_where_its_regions_co
         assert len(ends.names) == 1 if share else True  # the picture alone is one thing
     with pytest.raises(BadUsage, match="most is how many"):
         pipe.discover(picture, ["cat"], most=0)
+
+
+def test_where_cells_would_vote_regions_are_named_all_the_same(pipe: Pipeline) -> None:
+    voting = Pipeline(pipe.recipe.replace(overlap="vote", proposer="felzenszwalb"), pipe.clip)
+    usual = Pipeline(pipe.recipe.replace(proposer="felzenszwalb"), pipe.clip)
+    found = voting.discover(tiny.picture(), ["cat", "dog", "tree"], alpha=1.0)
+    same = usual.discover(tiny.picture(), ["cat", "dog", "tree"], alpha=1.0)
+    assert found.names == same.names != () and (found.labels == same.labels).all()
+    assert "overlap vote lets cells vote: here regions own pixels, by score" in found.notes
+
+
+@pytest.mark.parametrize("options", [{"most": 0}, {"alpha": 2}, {"whole": 1.5}])
+def test_numbers_without_sense_are_told_whatever_is_found(pipe: Pipeline, options: dict[str, Any]) -> None:
+    with pytest.raises(BadUsage, match="most is how many|alpha is the share|share is in"):
+        pipe.discover(tiny.picture(), ["cat"], **options)
 
 
 def test_nothing_found_is_an_empty_answer(pipe: Pipeline) -> None:

@@ -125,7 +125,8 @@ def test_masks_boxes_and_regions_show_the_same() -> None:
     mask = pixels(1, 2, 3, 5)
     for where in (mask, mask[None], [16, 8, 40, 24], np.array([16, 8, 40, 24]), Regions.from_masks(mask[None])):
         np.testing.assert_array_equal(mask[None], exemplars.shown(where, HEIGHT, WIDTH).masks)
-    assert exemplars.shown([0.2, 0.2, 0.4, 0.4], HEIGHT, WIDTH).area.tolist() == [1]
+    assert exemplars.shown([0, 0, 1, 1], HEIGHT, WIDTH).area.tolist() == [1]
+    assert exemplars.shown([10.2, 0.2, 10.4, 0.4], HEIGHT, WIDTH).area.tolist() == [1]
 
 
 @pytest.mark.parametrize(
@@ -136,6 +137,7 @@ def test_masks_boxes_and_regions_show_the_same() -> None:
         ([10, 10, 10, 20], "a box is left, top, right, bottom"),
         ([0, 0, 81, 20], "a box is left, top, right, bottom"),
         ([float("nan"), 0, 8, 20], "a box is left, top, right, bottom"),
+        ([0.1, 0.1, 0.9, 0.8], "in pixels of the picture .* not in shares"),
         (np.ones((48, 80)), "boolean mask, a box .* float64 of"),
         ("bolt", "boolean mask, a box .* got"),
         ([[1, 2], [3]], "boolean mask, a box .* got list"),
