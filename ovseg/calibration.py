@@ -33,6 +33,7 @@ NONE, UNCOUNTED = -1, -2  # in label maps: none of the names; nobody knows
 SIDE = 64  # pixels that are looked at along the longer side of a picture
 WIDEST = 8.0  # the scale is sought between an eighth and eight times the recipe's
 FEWEST = 50  # pixels that a threshold rests on
+KEPT_BYTES = 1 << 30  # of labelled pictures whose encodings wait until they are asked
 
 
 @dataclass(frozen=True)
@@ -118,33 +119,54 @@ def calibrate(
     crowd = vocabulary.crowd
     if crowd is None:
         raise BadUsage("calibrating needs names in words: this vocabulary brings no crowd to hold them against")
-    encodings = [pipe.encode(picture) for picture in pictures]
-    digests = [digest_of(encoding.image) for encoding in encodings]
+    digests: list[str] = []
+    null: list[Float32[np.ndarray, " nouns"]] = []
+    kept: dict[int, Any] = {}  # where they are asked again; the rest of a large folder is encoded a second time
+    room = KEPT_BYTES
+    for number, picture in enumerate(pictures):
+        encoding = pipe.encode(picture)
+        if labels is not None:
+            height, width = encoding.image.shape[:2]
+            _check_map(labels[number], height, width, len(vocabulary), f"label map {number}")
+            room -= encoding.image.nbytes
+            if room >= 0:
+                kept[number] = encoding
+        digests.append(digest_of(encoding.image))
+        seen = presence(encoding.features.vectors, crowd.asked, crowd.owner, len(vocabulary), crowd)
+        null.append(seen.null)
+    del encoding
     fit, rest = halves(digests)
-    seen = [presence(e.features.vectors, crowd.asked, crowd.owner, len(vocabulary), crowd) for e in encodings]
-    cut = cut_of(np.concatenate([seen[i].null for i in fit]), rate)
+    cut = cut_of(np.concatenate([null[i] for i in fit]), rate)
     fitted: Recipe = pipe.recipe.replace(absent="presence", alpha=rate, presence_cut=cut)
-    held = np.concatenate([seen[i].null for i in rest])
+    held = np.concatenate([null[i] for i in rest])
     own = pipe.recipe.presence_cut
     gated = pipe.recipe.absent == "presence"
     first = 1.0 if not gated else float(pipe.recipe.alpha) if own is None else float((held >= own).mean())
     before, after = {"noun_rate": first}, {"noun_rate": float((held >= cut).mean())}
     notes: list[str] = []
     if labels is not None:
-        asked = {"threshold": 0.0, "absent": "presence", "alpha": rate, "presence_cut": cut}
-        samples = []
-        for encoding, truth in zip(encodings, labels, strict=True):
-            found: Segmentation = pipe.segment(encoding, vocabulary, **asked)
-            assert found.evidence is not None, "an answer that was just made keeps its evidence"
-            samples.append(sample(found.evidence, truth))
-        factor = factor_of([samples[i] for i in fit])
-        threshold, told = threshold_of([samples[i] for i in fit], factor, precision)
+        maps = labels
+
+        def ask(numbers: Sequence[int], recipe: Recipe) -> list[Sample]:
+            asked = {what: getattr(recipe, what) for what in ("absent", "alpha", "presence_cut", "scale")}
+            found: list[Sample] = []
+            for number in numbers:
+                one = kept[number] if number in kept else pictures[number]
+                answer: Segmentation = pipe.segment(one, vocabulary, threshold=0.0, **asked)
+                assert answer.evidence is not None, "an answer that was just made keeps its evidence"
+                found.append(sample(answer.evidence, maps[number]))
+            return found
+
+        known = ask(fit, fitted)
+        factor = factor_of(known)
+        threshold, told = threshold_of(known, factor, precision)
         fitted = fitted.replace(scale=float(pipe.recipe.scale) * factor)
         if threshold is not None:
             fitted = fitted.replace(threshold=threshold)
         notes += [told] if told else []
-        before |= figures([samples[i] for i in rest], 1.0, pipe.recipe.threshold)
-        after |= figures([samples[i] for i in rest], factor, fitted.threshold)
+        # asked anew: stages, votes of cells and who owns a pixel may hang on the scale in their own ways
+        for told_of, recipe in ((before, pipe.recipe), (after, fitted)):
+            told_of |= figures(ask(rest, recipe), 1.0, recipe.threshold)
     return Calibration(fitted, vocabulary.names, tuple(digests), before, after, tuple(notes))
 
 
@@ -188,14 +210,7 @@ def sample(evidence: Evidence, truth: Integer[np.ndarray, "_ _"]) -> Sample:
 
     Proposals decide where they own a pixel. Stages are in the rows; PAMR, votes and closing are not looked at.
     """
-    if truth.shape != (evidence.height, evidence.width):
-        raise BadInput(
-            f"a label map must match its picture: it is {truth.shape[0]}x{truth.shape[1]}, the picture "
-            f"{evidence.height}x{evidence.width} (rows x cols). Swapped axes?"
-        )
-    low, high = int(truth.min(initial=0)), int(truth.max(initial=0))
-    if low < UNCOUNTED or high >= evidence.names:
-        raise BadInput(f"a label map holds -2, -1 and names 0..{evidence.names - 1}: got {low}..{high}")
+    _check_map(truth, evidence.height, evidence.width, evidence.names)
     step = max(1, math.ceil(max(truth.shape) / SIDE))
     ys, xs = np.arange(step // 2, evidence.height, step), np.arange(step // 2, evidence.width, step)
     kept, owner, _ = heard(evidence.owner, evidence.struck)
@@ -211,6 +226,20 @@ def sample(evidence: Evidence, truth: Integer[np.ndarray, "_ _"]) -> Sample:
     counted &= what != UNCOUNTED
     alive = np.flatnonzero(~evidence.struck)
     return Sample(rows[counted], what[counted], owner, alive, evidence.probability)
+
+
+def _check_map(
+    truth: Integer[np.ndarray, "_ _"], height: int, width: int, names: int, what: str = "a label map"
+) -> None:
+    """An error unless a label map is of its picture's size and of these names."""
+    if truth.shape != (height, width):
+        raise BadInput(
+            f"{what} must match its picture: it is {truth.shape[0]}x{truth.shape[1]}, the picture "
+            f"{height}x{width} (rows x cols). Swapped axes?"
+        )
+    low, high = int(truth.min(initial=0)), int(truth.max(initial=0))
+    if low < UNCOUNTED or high >= names:
+        raise BadInput(f"{what} holds -2, -1 and names 0..{names - 1}: got {low}..{high}")
 
 
 def factor_of(samples: Sequence[Sample]) -> float:
@@ -299,6 +328,7 @@ def _number(value: float) -> float | None:
 __all__ = [
     "Calibration",
     "FEWEST",
+    "KEPT_BYTES",
     "NONE",
     "SIDE",
     "Sample",

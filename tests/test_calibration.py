@@ -2,6 +2,7 @@
 
 import math
 from dataclasses import replace
+from functools import cache
 from typing import Any
 
 import numpy as np
@@ -161,6 +162,57 @@ def test_the_cut_of_the_fitted_half_is_reported_on_the_other() -> None:
     assert labelled.to_json() == Calibration.from_json(labelled.to_json()).to_json()
 
 
+@pytest.mark.parametrize("room", [0, 48 * 80 * 3, 1 << 30])
+def test_pictures_of_a_large_folder_are_let_go(room: int, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Without labels one encoding is there at a time; with labels as many as `KEPT_BYTES` allow, and none changes what
+    is found."""
+    import gc
+    import weakref
+
+    pipe, rng = ovseg_tiny(), np.random.default_rng(6)
+    pictures = [rng.integers(0, 255, (48, 80, 3), dtype=np.uint8) for _ in range(4)]
+    truth = [rng.integers(-2, 2, (48, 80)) for _ in range(4)]
+    usual = calibrate(pipe, pictures, ["cow", "sheep"], truth, alpha=0.9)
+    encode, there, most = pipe.encode, [], [0]
+
+    def counted(picture: Any, **how: Any) -> Any:
+        gc.collect()
+        most[0] = max(most[0], 1 + sum(one() is not None for one in there))
+        made = encode(picture, **how)
+        there.append(weakref.ref(made))
+        return made
+
+    monkeypatch.setattr(pipe, "encode", counted)
+    monkeypatch.setattr(calibration, "KEPT_BYTES", room)
+    assert calibrate(pipe, pictures, ["cow", "sheep"], alpha=0.9).recipe.presence_cut == usual.recipe.presence_cut
+    assert most == [2] and len(there) == 4  # the one before goes when the next is there
+    there.clear()
+    most[0] = 0
+    again = calibrate(pipe, pictures, ["cow", "sheep"], truth, alpha=0.9)
+    assert again.to_json() == usual.to_json() and most[0] <= 2 + room // (48 * 80 * 3)
+    assert len(there) in {0: (10,), 48 * 80 * 3: (8, 9)}.get(room, (4,))  # the half reported on is asked twice
+
+
+def test_what_is_reported_is_what_the_recipe_does() -> None:
+    """Cells that vote make no posterior that a factor of the scale could undo: the recipe itself is asked."""
+    from ovseg import Pipeline
+
+    small = {"proposer": "felzenszwalb", "sam": "", "absent": "off", "short_side": 72, "scales": (1,)}
+    pipe, rng = Pipeline.open("tiny", cache=None, encoder="vote", **small), np.random.default_rng(7)
+    pictures = [rng.integers(0, 255, (48, 80, 3), dtype=np.uint8) for _ in range(2)]
+    truth = [rng.integers(-1, 2, (48, 80)) for _ in range(2)]
+    found = calibrate(pipe, pictures, ["cow", "sheep"], truth, alpha=0.9)
+    _, (rest,) = halves([digest_of(one) for one in pictures])
+    answer = Pipeline.open(found.recipe, cache=None).segment(pictures[rest], ["cow", "sheep"])
+    assert found.recipe.scale != pipe.recipe.scale
+    told = figures([sample(answer.evidence, truth[rest])], 1.0, found.recipe.threshold)
+    np.testing.assert_equal({name: found.after[name] for name in told}, told)
+    answer = pipe.segment(pictures[rest], ["cow", "sheep"])
+    told = figures([sample(answer.evidence, truth[rest])], 1.0, pipe.recipe.threshold)
+    np.testing.assert_equal({name: found.before[name] for name in told}, told)
+
+
+@cache
 def ovseg_tiny() -> Any:
     from ovseg import Pipeline
 
@@ -176,7 +228,8 @@ def test_what_cannot_be_calibrated_is_a_sentence() -> None:
         ([picture, picture + 9], {"labels": [np.zeros((48, 80), int)]}, "2 pictures, 1 maps"),
         ([picture, picture + 9], {"alpha": 0.0}, "alpha is the share"),
         ([picture, picture + 9], {"precision": 2.0}, "precision is a share"),
-        ([picture, picture + 9], {"labels": [np.zeros((80, 48), int)] * 2}, "Swapped axes"),
+        ([picture, picture + 9], {"labels": [np.zeros((80, 48), int)] * 2}, "label map 0 must.*Swapped axes"),
+        ([picture, picture + 9], {"labels": [np.full((48, 80), number) for number in (0, 3)]}, "label map 1 holds"),
     ):
         with pytest.raises((BadUsage, BadInput), match=words):
             calibrate(pipe, pictures, ["cow"], **options)
