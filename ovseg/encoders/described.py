@@ -4,9 +4,10 @@ from dataclasses import dataclass, replace
 from typing import Protocol, runtime_checkable
 
 import numpy as np
-from jaxtyping import Float32, Int, Shaped
+from jaxtyping import Bool, Float32, Int, Shaped
 
 from ovseg.errors import BadInput
+from ovseg.evidence import heard
 from ovseg.types import Vocabulary
 
 
@@ -44,15 +45,31 @@ class Described:
         if not np.isfinite(self.vectors).all():
             raise BadInput("region vectors are not finite: try dtype float32, or check the checkpoint")
 
-    def rows(self, vocabulary: Vocabulary, scale: float, probability: str = "names") -> Float32[np.ndarray, "n rows"]:
+    def rows(
+        self,
+        vocabulary: Vocabulary,
+        scale: float,
+        probability: str = "names",
+        struck: Bool[np.ndarray, " names"] | None = None,
+    ) -> Float32[np.ndarray, "n rows"]:
         """Scaled cosine of every region with every prompt row, or what the mix says; all 0 for an empty region.
 
-        `probability` is how the rows will become posteriors (`raster.posterior`): a mix may depend on it.
+        `probability` is how the rows will become posteriors (`raster.posterior`): a mix may depend on it. `struck`
+        names were judged absent: a mix is asked without them, so that the rows of all others are what they were had
+        they not been asked.
         """
-        if self.mix is not None:
-            said = self.mix.rows(replace(vocabulary, head=None), scale, probability)
-            return vocabulary.taught(said, self.vectors)  # the head was taught on these
-        return region_rows(self.vectors, vocabulary, scale)
+        if self.mix is None:
+            return region_rows(self.vectors, vocabulary, scale)
+        plain = replace(vocabulary, head=None)
+        said = self.mix.rows(plain, scale, probability)
+        if struck is not None and struck.any() and not struck.all():
+            kept, owner, _ = heard(plain.owner, struck)
+            names = tuple(name for name, gone in zip(plain.names, struck, strict=True) if not gone)
+            levels = None if plain.levels is None else plain.levels[kept]
+            others = Vocabulary(names, plain.vectors[kept], owner, levels=levels)
+            said = said.copy()
+            said[:, kept] = self.mix.rows(others, scale, probability)
+        return vocabulary.taught(said, self.vectors)  # the head was taught on these
 
     def spread(self, places: Int[np.ndarray, " n"], count: int) -> "Described":
         """The same of `count` regions, of which these stand at `places` and all others are empty.

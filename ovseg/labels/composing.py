@@ -180,7 +180,7 @@ def _claims(
     overlap = OVERLAPS[recipe.overlap]
     if overlap.votes:
         return {"vote": own(regions, np.ones(len(regions), np.float32), recipe.overlap)}
-    rows = described.rows(vocabulary, float(recipe.scale), recipe.probability)
+    rows = described.rows(vocabulary, float(recipe.scale), recipe.probability, struck)
     voices, owner, count = heard(vocabulary.owner, struck)
     slots = posterior(np.ascontiguousarray(rows.T[voices]), owner, count, recipe.probability)
     kinds, best = pick(slots, np.zeros(count, np.float32))  # -1 where a negative is likelier
