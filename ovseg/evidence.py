@@ -18,7 +18,7 @@ import numpy as np
 from jaxtyping import Bool, Float32, Int, Int32, UInt8
 
 from ovseg.errors import BadInput, BadUsage
-from ovseg.presence import Presence, check_rate
+from ovseg.presence import Presence, check_cut, check_rate
 from ovseg.raster import posterior, softmax, upsample
 from ovseg.refine import DILATIONS, STEPS, affinity, reach, spread
 
@@ -43,8 +43,10 @@ class Evidence:
     does, and in which order: `head`.
 
     Names that `presence` judges absent, at a rate of `alpha` or a `cut`, are struck: they leave the softmax, so that
-    everything else is to the bit what it were had they not been asked. `lead` and `entropy` say when a place is left
-    alone: its best posterior leads the second by less, or the entropy of all is a larger share of its maximum.
+    of the same rows everything else is to the bit what it were had they not been asked. (Who made the rows may have
+    heard them: a negative steps back for a name that means the same, and stage "surgery" takes a mean over all rows.)
+    `lead` and `entropy` say when a place is left alone: its best posterior leads the second by less, or the entropy of
+    all is a larger share of its maximum.
     """
 
     height: int
@@ -87,6 +89,7 @@ class Evidence:
         if self.closing < 0 or (self.closing and self.closing % 2 == 0):
             raise BadUsage(f"closing is an odd number of pixels, or 0 for none: got {self.closing}")
         check_rate(self.alpha)
+        check_cut(self.cut)
         if not 0 <= self.lead <= 1 or not 0 <= self.entropy <= 1:
             raise BadUsage(
                 f"the least lead of a posterior and the most entropy are in [0, 1]: got {self.lead} and {self.entropy}"

@@ -15,7 +15,10 @@ does (area under the ROC 0.88 against 0.80 for the larger of the whole picture's
 hundredth of cells): a thing next to the named one takes the cells that the bare cosine would count.
 """
 
+import math
 from dataclasses import dataclass, field, replace
+from numbers import Real
+from typing import Any
 
 import numpy as np
 from jaxtyping import Bool, Float, Float32, Int
@@ -83,6 +86,7 @@ class Presence:
         ([True, False], [True, True])
         """
         check_rate(alpha)
+        check_cut(cut)
         if cut is not None:
             return np.asarray(self.odds >= cut)
         return np.asarray(self.share >= np.minimum(1 - alpha, self.nouns / (self.nouns + 1)).astype(np.float32))
@@ -92,6 +96,12 @@ def check_rate(alpha: float | int) -> None:
     """A rate is a share of absent names."""
     if not 0 <= alpha <= 1:
         raise BadUsage(f"alpha is the share of absent names that may pass, in [0, 1]: got {alpha}")
+
+
+def check_cut(cut: Any) -> None:
+    """A cut is a number that odds can reach, or none: what is no number would strike every name and not say so."""
+    if cut is not None and (isinstance(cut, bool) or not isinstance(cut, Real) or not math.isfinite(cut)):
+        raise BadUsage(f"a cut of presence is a number of odds (a natural logarithm), or none: got {cut!r}")
 
 
 def presence(
@@ -173,6 +183,7 @@ __all__ = [
     "Presence",
     "SCALE",
     "TOP",
+    "check_cut",
     "check_rate",
     "presence",
 ]

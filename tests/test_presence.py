@@ -11,7 +11,7 @@ from ovseg import Pipeline
 from ovseg.encoders import Described
 from ovseg.errors import BadInput, BadUsage
 from ovseg.labels import compose
-from ovseg.presence import LEAST, NEAR, SCALE, TOP, Crowd, Presence, presence
+from ovseg.presence import LEAST, NEAR, SCALE, TOP, Crowd, Presence, check_cut, presence
 from ovseg.prompts import NOUNS
 from ovseg.recipe import Recipe
 from ovseg.types import DenseFeatures, Regions, Vocabulary
@@ -145,6 +145,14 @@ def test_alpha_and_cut_judge() -> None:
     assert found.judge(0.05, cut=-1.0).tolist() == [True, True, False]
     with pytest.raises(BadUsage, match="alpha is the share"):
         found.judge(1.5)
+    for cut in (float("nan"), float("inf"), True, "-2.4"):
+        with pytest.raises(BadUsage, match="a cut of presence is a number of odds"):
+            check_cut(cut)
+    for cut in (float("nan"), float("inf")):
+        with pytest.raises(BadUsage, match="a cut of presence is a number of odds"):
+            found.judge(0.05, cut=cut)
+        with pytest.raises(BadUsage, match="a cut of presence is a number of odds"):
+            asked(*world([0], 0), presence_cut=0.0).with_presence(cut=cut)
 
 
 def test_rows_of_another_network_or_length_are_refused() -> None:
