@@ -25,6 +25,7 @@ if TYPE_CHECKING:
     from torch import Tensor
 
     from ovseg.clip.load import Clip
+    from ovseg.runtime import Run
 
 PROMPTS = "mask_embedding"  # (depth, patches or 1, width) in a checkpoint of OVSeg's
 
@@ -74,24 +75,38 @@ def nearest(inside: Bool[np.ndarray, "_ _"], shape: str, height: int, width: int
 def blank_tokens(clip: "Clip", checkpoint: str, depth: int | None, allow_pickle: bool = False) -> "Tensor | None":
     """The learned tokens of blank patches (depth, patches or 1, width), or None where there are none to take."""
     if checkpoint:
-        state = weights.read_state(Path(checkpoint).expanduser(), allow_pickle=allow_pickle)
-        found = [value for key, value in state.items() if key.rpartition(".")[2] == PROMPTS]
-        if len(found) != 1:
-            raise BadWeights(
-                f"masked-crop takes learned tokens for blank patches: {checkpoint} has {len(found)} {PROMPTS}, not 1; "
-                "leave the option checkpoint out to blank pixels alone"
-            )
-        tokens = found[0].float()
+        file = Path(checkpoint).expanduser()
+        stamp = (file.stat().st_mtime_ns, file.stat().st_size) if file.is_file() else (0, 0)
+        (tokens,) = clip.prepared.get(clip.visual, (PROMPTS, str(file), stamp), lambda: _read(file, allow_pickle))()
     elif PROMPTS in clip.parts:
         tokens = clip.parts[PROMPTS].float()
     else:
         if depth:
             raise BadUsage(f"masked-crop has no learned tokens to take {depth} of: give checkpoint=FILE with {PROMPTS}")
         return None
+    if tokens.ndim != 3:
+        raise BadWeights(f"{PROMPTS} is (depth, patches or 1, width): {list(tokens.shape)} came; is it another tensor?")
     if depth is not None and not 0 <= int(depth) <= len(tokens):
         raise BadUsage(f"depth goes from 0 to the {len(tokens)} blocks that the tokens are for: got {depth}")
     tokens = tokens if depth is None else tokens[: int(depth)]
     return tokens.to(clip.device) if len(tokens) else None
+
+
+def _read(file: Path, allow_pickle: bool) -> "Run":
+    """What gives a file's learned tokens: such files hold a whole network, and are read once for many pictures."""
+    state = weights.read_state(file, allow_pickle=allow_pickle)
+    found = [value for key, value in state.items() if key.rpartition(".")[2] == PROMPTS]
+    if len(found) != 1:
+        raise BadWeights(
+            f"masked-crop takes learned tokens for blank patches: {file} has {len(found)} {PROMPTS}, not 1; "
+            "leave the option checkpoint out to blank pixels alone"
+        )
+    tokens = found[0].float().clone()  # of its own: the rest of the file is let go
+
+    def run(*_: "Tensor") -> "tuple[Tensor, ...]":
+        return (tokens,)
+
+    return run
 
 
 def refuses(walk: Any) -> str:

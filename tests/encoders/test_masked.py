@@ -13,7 +13,7 @@ import torch
 import torch.nn.functional as F
 from safetensors.torch import save_file
 
-from ovseg import images
+from ovseg import images, weights
 from ovseg.clip import load
 from ovseg.clip.dense import encode_images
 from ovseg.clip.load import Clip, wrap
@@ -153,6 +153,22 @@ class TestPrompts:
             atol=1e-6,
         )
 
+    def test_file_is_read_once_for_many_pictures(
+        self, clip: Clip, prompts: torch.Tensor, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        file, some, opened = tmp_path / "ovseg clip.safetensors", Regions.from_masks(wedge()[None]), []
+        save_file({PROMPTS: prompts}, file)
+        read = weights.read_state
+        monkeypatch.setattr(weights, "read_state", lambda path, **options: opened.append(path) or read(path, **options))
+        for seed in range(3):
+            describe("masked-crop", view_of(clip, tiny.picture(seed=seed)), some, checkpoint=str(file))
+        assert opened == [file]
+        save_file({PROMPTS: prompts[:1] + 1}, file)  # another file under the same name
+        changed = describe("masked-crop", view_of(clip, tiny.picture()), some, checkpoint=str(file)).vectors
+        anew = describe("masked-crop", view_of(replace(clip, parts={PROMPTS: prompts[:1] + 1}), tiny.picture()), some)
+        np.testing.assert_allclose(changed, anew.vectors, atol=1e-6)
+        assert len(opened) == 2
+
     def test_what_does_not_fit_is_refused(self, clip: Clip, prompts: torch.Tensor, tmp_path: Path) -> None:
         some, image = Regions.from_masks(wedge()[None]), tiny.picture()
         file = tmp_path / "plain.safetensors"
@@ -164,6 +180,9 @@ class TestPrompts:
         learned = replace(clip, parts={PROMPTS: prompts})
         with pytest.raises(BadUsage, match="depth goes from 0 to the 2 blocks"):
             describe("masked-crop", view_of(learned, image), some, depth=3)
+        flat = replace(clip, parts={PROMPTS: prompts[0]})
+        with pytest.raises(BadWeights, match=r"\(depth, patches or 1, width\): \[36, 64\] came"):
+            describe("masked-crop", view_of(flat, image), some)
         wrong = replace(clip, parts={PROMPTS: prompts[:, :7]})
         with pytest.raises(BadWeights, match=r"\[2, 7, 64\] came, 36 patches \(or 1\) of width 64 are needed"):
             describe("masked-crop", view_of(wrong, image), some)
