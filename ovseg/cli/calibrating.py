@@ -61,11 +61,14 @@ def calibrate(
     words = words_of(options)
     paths = pictures_of(images, options["recursive"], talk)
     recipe, _ = recipe_of(options)
+    file = Path(out).expanduser()
+    if file.is_dir():
+        raise BadUsage(f"-o is the file that the recipe goes to: {file} is a folder; name one in it, as recipe.json")
     names = export.file_names([str(path) for path in paths])
     maps = None if labels is None else [_map(Path(labels).expanduser(), name, words.names) for name in names]
     pipe = open_pipeline(recipe, options, talk)
     found = pipe.calibrate(paths, words, maps, alpha=alpha)
-    file = export.save(Path(out).expanduser(), (found.recipe.to_json() + "\n").encode())
+    export.save(file, (found.recipe.to_json() + "\n").encode())
     talk.notes(found.notes)
     for figure, before in found.before.items():
         talk.say(f"{figure:10} {_told(before)} -> {_told(found.after[figure])}")
@@ -95,7 +98,13 @@ def _map(folder: Path, name: str, names: Sequence[str]) -> "Int[ndarray, 'height
     stray = sorted(set(np.unique(numbers).tolist()) - {0, *classes})
     if stray:
         raise BadInput(f"{file} holds the class {stray[0]}, which {table} does not name")
-    lookup = np.full(int(max(numbers.max(), *classes, 0)) + 1, -1)
+    if not set(names) & set(classes.values()):
+        raise BadUsage(
+            f"label maps are of the names asked: {table} names {', '.join(classes.values()) or 'none'}, asked are "
+            f"{', '.join(names)}"
+        )
+    small = np.int8 if len(names) <= 128 else np.int16  # all maps are there at once
+    lookup = np.full(int(max(numbers.max(), *classes, 0)) + 1, -1, small)
     for number, name_of in classes.items():
         if name_of in names:
             lookup[number] = list(names).index(name_of)

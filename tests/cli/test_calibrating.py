@@ -71,6 +71,10 @@ def test_label_maps_that_do_not_fit_are_a_sentence(run: Any, pictures: Path, tmp
     (tmp_path / "drafts" / "p1.labels.png").unlink()
     code, _, err = run(*asked)
     assert code == 2 and "is not there" in err and not (tmp_path / "recipe.json").exists()
+    code, _, err = run("calibrate", pictures, "-p", "cat", "--recipe", "small.json", "--labels", "drafts")
+    assert code == 2 and "names dog, other, asked are cat" in err
+    code, _, err = run("calibrate", pictures, "-p", "cat", "--recipe", "small.json", "-o", "drafts")
+    assert code == 2 and "drafts is a folder" in err
     code, _, err = run("calibrate", pictures / "p0.png", "-p", "cat", "--recipe", "small.json")
     assert code == 2 and "two pictures or more" in err
 
