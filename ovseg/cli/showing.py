@@ -48,10 +48,15 @@ def showing_of(options: dict[str, Any]) -> dict[str, Any]:
         raise BadUsage("--words is the list of --discover: add --discover, or ask names by -p or --prompts")
     if "mix" in found and "exemplars" not in found:
         raise BadUsage('--mix is for examples: add --exemplar "NAME=FILE@left,top,right,bottom"')
+    if not 0 <= found.get("mix", 0) <= 1:
+        raise BadUsage(f"--mix goes from 0 (the words) to 1 (the examples): got {found['mix']}")
     for alone in ("discover", "taught"):
         others = [name for name in found if name not in (alone, "word_list")] + words
         if alone in found and (others or options.get("extra")):
-            raise BadUsage(f"{names[alone]} brings its own names: leave -p, --prompts, --negative and --exemplar out")
+            raise BadUsage(
+                f"{names[alone]} brings its own names: leave -p, --prompts, --negative, --exemplar and "
+                f"{'--taught' if alone == 'discover' else '--mix'} out"
+            )
     if "discover" in found and options.get("threshold"):
         raise BadUsage("--threshold is for names that are asked: --discover takes words that beat every negative")
     if "exemplars" in found:

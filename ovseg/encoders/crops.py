@@ -2,6 +2,7 @@
 
 import math
 from collections.abc import Iterable, Mapping, Sequence
+from itertools import islice
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -15,6 +16,7 @@ from ovseg.types import Regions
 if TYPE_CHECKING:
     from ovseg.clip.load import Clip
 
+AT_ONCE = 256  # views of regions that are held at a time: bounds memory whatever their number
 SHAPES = ("pad", "squeeze")  # how a box becomes the network's square
 
 
@@ -24,11 +26,9 @@ def crop(view: View, regions: Regions, options: Mapping[str, Any]) -> Float32[np
     One pass a region, batched; no context, and the background inside the box counts too. `shape` "squeeze" stretches
     the box to the square in place of padding it, as OVSeg and CLIP's own transforms without a crop do.
     """
-    from ovseg.clip.dense import encode_images
-
     clip, shape = _clip(view), shape_of(options)
     expand = expand_of(options)
-    return encode_images(clip, [fitted(clip, window(view.image, box, expand), shape) for box in regions.boxes])
+    return encoded(clip, (fitted(clip, window(view.image, box, expand), shape) for box in regions.boxes))
 
 
 def guided(view: View, regions: Regions, options: Mapping[str, Any]) -> Float32[np.ndarray, "n dim"]:
@@ -38,18 +38,26 @@ def guided(view: View, regions: Regions, options: Mapping[str, Any]) -> Float32[
     region and margin. After GC-CLIP (arXiv:2309.06581), which averages crops of several margins round a detector's box;
     no program of theirs is public, and that the way is straight and each side goes alone is ours.
     """
-    from ovseg.clip.dense import encode_images
-
     clip, shape = _clip(view), shape_of(options)
     margins = margins_of(options)
     frame = np.array([0, 0, view.image.shape[1], view.image.shape[0]], float)
-    views = [
+    views = (
         fitted(clip, window(view.image, box + margin * (frame - box), 1.0), shape)
         for box in regions.boxes
         for margin in margins
-    ]
-    rows = encode_images(clip, views)
+    )
+    rows = encoded(clip, views)
     return np.asarray(rows.reshape(len(regions), len(margins), rows.shape[1]).mean(axis=1), np.float32)
+
+
+def encoded(clip: "Clip", views: Iterable[UInt8[np.ndarray, "_ _ 3"]]) -> Float32[np.ndarray, "n dim"]:
+    """The network's own vector of each picture; no more than `AT_ONCE` of them are made before they are looked at."""
+    from ovseg.clip.dense import encode_images
+
+    left, rows = iter(views), []
+    while some := list(islice(left, AT_ONCE)):
+        rows.append(encode_images(clip, some))
+    return np.concatenate(rows)
 
 
 def fitted(clip: "Clip", image: UInt8[np.ndarray, "_ _ 3"], shape: str) -> UInt8[np.ndarray, "_ _ 3"]:
@@ -138,10 +146,12 @@ def _clip(view: View) -> "Clip":
 
 
 __all__ = [
+    "AT_ONCE",
     "SHAPES",
     "check_boxes",
     "chosen",
     "crop",
+    "encoded",
     "expand_of",
     "fitted",
     "guided",

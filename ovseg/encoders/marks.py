@@ -7,7 +7,7 @@ misfortune likelier. Do not use this row to describe people.
 """
 
 import math
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from types import MappingProxyType
 from typing import Any
 
@@ -16,7 +16,7 @@ from jaxtyping import Float, Float32, UInt8
 from PIL import Image, ImageDraw, ImageFilter
 
 from ovseg import images
-from ovseg.encoders.crops import chosen
+from ovseg.encoders.crops import chosen, encoded
 from ovseg.encoders.rows import View
 from ovseg.errors import BadUsage
 from ovseg.raster import decode_rle
@@ -35,23 +35,24 @@ def circle(view: View, regions: Regions, options: Mapping[str, Any]) -> Float32[
     on top. `compat` draws as published: a line of no width in pictures below 200 px, one pixel more to the right and
     below, and the edge of the sharp ellipse half blurred. One pass a region; the blur is made once a picture.
     """
-    from ovseg.clip.dense import encode_images
-
     assert view.clip is not None, "a row that needs the network gets it"
     sharp, blur = read(options)
     soft, compat = blurred(view.image, blur), bool(options["compat"])
-    size, seen = view.clip.image_size, []
-    for rle, box in zip(regions.rles, regions.boxes, strict=True):
-        place = box if compat else box - np.array([0, 0, 1, 1])
-        if sharp == "mask":
-            inside = decode_rle(rle) * np.uint8(255)
-        else:
-            inside = drawn(sharp, place, *view.image.shape[:2], compat=compat)
-        made = mixed(view.image, soft, inside)
-        if options["ring"]:
-            made = ring(made, place, line_width(*view.image.shape[:2], compat=compat))
-        seen.append(images.resize(made, *size))
-    return encode_images(view.clip, seen)
+    size = view.clip.image_size
+
+    def marked() -> Iterator[UInt8[np.ndarray, "_ _ 3"]]:
+        for rle, box in zip(regions.rles, regions.boxes, strict=True):
+            place = box if compat else box - np.array([0, 0, 1, 1])
+            if sharp == "mask":
+                inside = decode_rle(rle) * np.uint8(255)
+            else:
+                inside = drawn(sharp, place, *view.image.shape[:2], compat=compat)
+            made = mixed(view.image, soft, inside)
+            if options["ring"]:
+                made = ring(made, place, line_width(*view.image.shape[:2], compat=compat))
+            yield images.resize(made, *size)
+
+    return encoded(view.clip, marked())
 
 
 def read(options: Mapping[str, Any]) -> tuple[str, float]:

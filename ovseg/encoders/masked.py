@@ -8,6 +8,7 @@ resized with Pillow's bicubic, which averages when it shrinks; theirs does not.
 """
 
 from collections.abc import Iterator, Mapping
+from itertools import islice
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -15,7 +16,7 @@ import numpy as np
 from jaxtyping import Bool, Float32, UInt8
 
 from ovseg import weights
-from ovseg.encoders.crops import expand_of, fitted, mean_colour, shape_of, spans, square
+from ovseg.encoders.crops import AT_ONCE, encoded, expand_of, fitted, mean_colour, shape_of, spans, square
 from ovseg.encoders.rows import View
 from ovseg.errors import BadUsage, BadWeights, UnsupportedTower
 from ovseg.raster import decode_rle
@@ -37,19 +38,18 @@ def masked_crop(view: View, regions: Regions, options: Mapping[str, Any]) -> Flo
     the network's own file are taken, and where there are none blank patches are mean-coloured and no more. `depth`
     takes that many of them (0: none, None: all).
     """
-    from ovseg.clip.dense import encode_images
-
     assert view.clip is not None, "a row that needs the network gets it"
     clip, shape, expand = view.clip, shape_of(options), expand_of(options)
     prompts = blank_tokens(clip, options["checkpoint"], options["depth"], bool(options["allow_pickle"]))
-    views, seen = [], []
-    for part, inside in blanked(view.image, regions, expand, mean_colour(clip)):
-        views.append(fitted(clip, part, shape))
-        if prompts is not None:
-            seen.append(nearest(inside, shape, *clip.image_size))
+    parts = blanked(view.image, regions, expand, mean_colour(clip))
     if prompts is None:
-        return encode_images(clip, views)
-    return _prompted(clip, views, seen, prompts)
+        return encoded(clip, (fitted(clip, part, shape) for part, _ in parts))
+    rows = []
+    while some := list(islice(parts, AT_ONCE)):
+        views = [fitted(clip, part, shape) for part, _ in some]
+        seen = [nearest(inside, shape, *clip.image_size) for _, inside in some]
+        rows.append(_prompted(clip, views, seen, prompts))
+    return np.concatenate(rows)
 
 
 def blanked(

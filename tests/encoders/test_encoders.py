@@ -10,7 +10,7 @@ import pytest
 import torch
 from numpy.random import Generator
 
-from ovseg.clip import walk
+from ovseg.clip import dense, walk
 from ovseg.clip.dense import encode_images
 from ovseg.clip.families import find
 from ovseg.clip.load import Clip
@@ -208,6 +208,22 @@ def test_recipe_is_checked_without_torch() -> None:
         "sys.exit('torch' in sys.modules)"
     )
     assert subprocess.run([sys.executable, "-c", code]).returncode == 0
+
+
+@pytest.mark.parametrize("name", ["crop", "guided", "masked-crop", "circle"])
+def test_views_of_many_regions_are_made_a_few_at_a_time(
+    name: str, clip: Clip, rng: Generator, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    masks = some_masks(rng)
+    image, features, regions = tiny.picture(), random_features(rng), Regions.from_masks(masks[masks.any(axis=(1, 2))])
+    assert len(regions) > 2
+    together, counts = encode(name, clip, image, features, regions), []
+    monkeypatch.setattr(crops, "AT_ONCE", 2)
+    monkeypatch.setattr(
+        dense, "encode_images", lambda clip, some: counts.append(len(some)) or encode_images(clip, some)
+    )
+    np.testing.assert_allclose(together, encode(name, clip, image, features, regions), atol=1e-6)
+    assert max(counts) <= 2 and sum(counts) == len(regions) * (2 if name == "guided" else 1)
 
 
 def test_starts_are_those_of_the_walk() -> None:
