@@ -127,6 +127,12 @@ def presence(
         raise BadInput(
             f"names and crowd must come from one network: rows have {rows.shape[1]} and {crowd.rows.shape[1]} numbers"
         )
+    spoken = np.bincount(owner[owner >= 0], minlength=names)
+    if len(owner) != len(rows) or len(spoken) > names or not spoken.all():
+        raise BadInput(
+            f"presence is of names with phrases: {names} names were asked, {np.count_nonzero(spoken)} have some of "
+            f"{len(rows)} rows ({len(owner)} owners); Pipeline.vocabulary makes a crowd that fits"
+        )
     flat = np.ascontiguousarray(cells.reshape(len(cells), -1))
     others = crowd.rows
     of_crowd = np.float32(SCALE) * (others @ flat)

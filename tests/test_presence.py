@@ -160,6 +160,10 @@ def test_rows_of_another_network_or_length_are_refused() -> None:
     crowd = Crowd(drawn(rng, 30, 16), drawn(rng, 4, 16))
     with pytest.raises(BadInput, match="one network: rows have 8 and 16"):
         presence(np.zeros((8, 6, 10), np.float32), drawn(rng, 2, 8), np.arange(2), 2, crowd)
+    cells, rows = picture(drawn(rng, 3, 16), rng), drawn(rng, 2, 16)
+    for owner, names in (([0, 2], 3), ([0, 0], 2), ([0, 1], 1), ([-1, 0], 2)):
+        with pytest.raises(BadInput, match=f"{names} names were asked"):
+            presence(cells, rows, np.array(owner), names, crowd)
     with pytest.raises(BadInput, match="length 1"):
         Crowd(2 * drawn(rng, 3, 16), drawn(rng, 1, 16))
 
