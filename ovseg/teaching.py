@@ -22,16 +22,17 @@ from ovseg.raster import slots_of
 from ovseg.types import Vocabulary
 
 VERSION = 1
+KEPT = 16  # states whose vocabulary is kept to go back to; it is worked out anew for older ones
 
 
 @dataclass(frozen=True, eq=False)
 class State:
-    """All that was said so far, and what follows from it."""
+    """All that was said so far, and what follows from it: let go where the state is old, since heads are large."""
 
     plain: Vocabulary  # without a head
     lessons: tuple[Lesson, ...]
     pinned: tuple[Lesson, ...]
-    vocabulary: Vocabulary
+    vocabulary: Vocabulary | None = None
 
 
 class Teaching:
@@ -83,7 +84,7 @@ class Teaching:
     @property
     def vocabulary(self) -> Vocabulary:
         """The names with all that was said of them, for `segment`, `click` and `name`."""
-        return self._states[-1].vocabulary
+        return _made(self._states[-1])
 
     @property
     def lessons(self) -> tuple[Lesson, ...]:
@@ -121,7 +122,7 @@ class Teaching:
         with self._lock:
             now = self._states[-1]
             self._known(now.plain, name)
-            best = _best(now.vocabulary.scores(vectors, self.scale), now.plain)
+            best = _best(_made(now).scores(vectors, self.scale), now.plain)
             for called in best:
                 if called != now.plain.names.index(name):
                     told = repr(now.plain.names[called]) if called >= 0 else "none of the names"
@@ -143,12 +144,13 @@ class Teaching:
             return self._push(replace(now, plain=_joined(now.plain, more)))
 
     def undo(self) -> Vocabulary:
-        """The vocabulary as it was before the last thing said, the very same object."""
+        """The vocabulary as it was before the last thing said: the very same object `KEPT` times, then an equal one."""
         with self._lock:
             if len(self._states) == 1:
                 raise BadUsage("there is nothing to undo: nothing was said since this session was opened")
-            self._states = self._states[:-1]
-            return self._states[-1].vocabulary
+            *earlier, last = self._states[:-1]
+            self._states = [*earlier, last if last.vocabulary is not None else self._follow(last)]
+            return _made(self._states[-1])
 
     def save(self, path: str | Path) -> Path:
         """Words, examples and pinned ones in one safetensors file, written whole or not at all; `load` goes on from it.
@@ -229,7 +231,7 @@ class Teaching:
         said = list(zip(tensors["examples"], about["said"], strict=True))
         lessons = tuple(Lesson(vector, name, how == "accept") for vector, (name, how) in said if how != "pin")
         pinned = tuple(Lesson(vector, name, True) for vector, (name, how) in said if how == "pin")
-        made._states = [made._follow(State(plain, lessons, pinned, plain))]
+        made._states = [made._follow(State(plain, lessons, pinned))]
         return made
 
     def _say(self, shown: Any, name: str, accepted: bool) -> Vocabulary:
@@ -243,7 +245,9 @@ class Teaching:
     def _push(self, state: State) -> Vocabulary:
         """What follows from it becomes the last state, or nothing changes."""
         self._states = [*self._states, self._follow(state)]
-        return self._states[-1].vocabulary
+        if len(self._states) > KEPT:
+            self._states[-KEPT - 1] = replace(self._states[-KEPT - 1], vocabulary=None)
+        return _made(self._states[-1])
 
     def _follow(self, state: State) -> State:
         plain = state.plain
@@ -293,6 +297,11 @@ class Teaching:
         accepted = sum(one.accepted for one in self.lessons)
         rest = len(self.lessons) - accepted
         return f"Teaching({len(self.names)} names: {accepted} accepted, {rest} rejected, {len(self.pinned)} pinned)"
+
+
+def _made(state: State) -> Vocabulary:
+    assert state.vocabulary is not None, "the last state has its vocabulary"
+    return state.vocabulary
 
 
 def _best(rows: Float32[np.ndarray, "n rows"], plain: Vocabulary) -> Int[np.ndarray, " n"]:
@@ -349,4 +358,4 @@ def _read(path: Path) -> tuple[dict[str, Any], dict[str, np.ndarray]]:
     return about, tensors
 
 
-__all__ = ["State", "Teaching", "VERSION"]
+__all__ = ["KEPT", "State", "Teaching", "VERSION"]

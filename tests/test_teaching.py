@@ -1,6 +1,8 @@
 """Clicks teach names: what is near follows, what is far stays, pinned examples never flip, undo is exact."""
 
+import gc
 import threading
+import weakref
 from dataclasses import replace
 from pathlib import Path
 
@@ -14,7 +16,7 @@ from ovseg.labels.scoring import cell_rows
 from ovseg.lessons import MARGIN
 from ovseg.pipeline import Pipeline
 from ovseg.recipe import Recipe
-from ovseg.teaching import Teaching
+from ovseg.teaching import KEPT, Teaching
 from ovseg.types import DenseFeatures, Head, Regions, Vocabulary, Windows
 
 DIM, SCALE = 64, 40.0
@@ -163,6 +165,19 @@ def test_undo_gives_back_the_very_vocabulary(world: World) -> None:
     assert teaching.vocabulary is world.vocabulary and len(teaching) == 0 and not teaching.pinned
     with pytest.raises(BadUsage, match="nothing to undo"):
         teaching.undo()
+
+
+def test_long_session_lets_old_heads_go_and_goes_back_through_all_of_it(world: World) -> None:
+    teaching, seen = world.session(), world.draw(0, 10)
+    said, scores = [], []
+    for step in range(2 * KEPT):
+        scores.append(teaching.vocabulary.scores(seen, SCALE))
+        said.append(weakref.ref(teaching.accept(world.draw(step % 5, 1), NAMES[step % 5])))
+    gc.collect()
+    assert sum(one() is not None for one in said) == KEPT
+    for expected in reversed(scores):
+        np.testing.assert_array_equal(expected, teaching.undo().scores(seen, SCALE))
+    assert teaching.vocabulary.head is None and len(teaching) == 0
 
 
 def test_pinned_examples_never_flip_whatever_is_said() -> None:
