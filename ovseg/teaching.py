@@ -5,6 +5,7 @@ every name that has no example. A session is a row of states that never change: 
 """
 
 import json
+import math
 import threading
 from collections.abc import Callable
 from dataclasses import dataclass, replace
@@ -70,7 +71,7 @@ class Teaching:
             raise BadUsage(
                 "this vocabulary was taught already: go on with its session, or load the file it was saved to"
             )
-        if not spread > 0:
+        if not 0 < spread < math.inf:
             raise BadUsage(f"spread is a squared distance above 0: got {spread}")
         self.scale, self.network, self.through, self.spread = float(scale), network, through, float(spread)
         self._pooled, self._exact, self._look, self._words = pooled, exact, look, words

@@ -452,8 +452,9 @@ def test_names_that_are_not_asked_are_told(world: World) -> None:
     teaching.accept(world.draw(0, 1), "ram")
     with pytest.raises(BadUsage, match="taught already"):
         Teaching(teaching.vocabulary, scale=SCALE)
-    with pytest.raises(BadUsage, match="spread is"):
-        Teaching(world.vocabulary, scale=SCALE, spread=0.0)
+    for wide in (0.0, float("inf"), float("nan")):
+        with pytest.raises(BadUsage, match="spread is"):
+            Teaching(world.vocabulary, scale=SCALE, spread=wide)
 
 
 def test_a_pipeline_teaches_by_pictures_saves_and_asks_everywhere(tmp_path: Path) -> None:

@@ -244,7 +244,7 @@ def blocks(name: str, clip: "Clip", options: Mapping[str, Any]) -> tuple[int, ..
     return () if row.blocks is None else row.blocks(find(clip.visual), every)
 
 
-def check(name: str, options: Mapping[str, Any]) -> dict[str, Any]:
+def check(name: str, options: Any) -> dict[str, Any]:
     """The options as JSON will give them back; an error where one is unknown or its value makes no sense.
 
     Those of members too. No network and no torch is needed, so that a recipe is refused when it is made.
@@ -253,9 +253,11 @@ def check(name: str, options: Mapping[str, Any]) -> dict[str, Any]:
     {'margins': [0, 0.5]}
     """
     row = encoder(name)
+    if not isinstance(options, Mapping):
+        raise BadUsage(f"options of encoder {name} are {{option: value}}: got {options!r}")
     for option, value in options.items():
         if option not in row.options:
-            raise UnknownName.of(f"option of encoder {name}", option, row.options)
+            raise UnknownName.of(f"option of encoder {name}", str(option), row.options)
         usual = row.options[option]
         types, kind = KINDS.get(type(usual), ((object,), ""))
         if not isinstance(value, types) or (isinstance(value, bool) and type(usual) is not bool):

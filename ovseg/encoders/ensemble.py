@@ -182,7 +182,7 @@ def members_of(options: Mapping[str, Any]) -> list[tuple[str, dict[str, Any]]]:
     for member in given:
         if isinstance(member, str):
             found.append((member, {}))
-        elif isinstance(member, Mapping) and len(member) == 1:
+        elif isinstance(member, Mapping) and len(member) == 1 and isinstance(next(iter(member.values())), Mapping):
             ((name, own),) = member.items()
             found.append((str(name), dict(own)))
         else:

@@ -170,6 +170,7 @@ WRONG: list[tuple[str, dict[str, Any], str]] = [
     ("ensemble", {"members": ["pool", {"blend": {"members": ["poll", "pool"]}}]}, "encoder must be one of"),
     ("ensemble", {"members": [{"crop": {"grow": 2}}]}, "option of encoder crop must be one of"),
     ("ensemble", {"members": [{"crop": {"expand": 0}}]}, "expand must be above 0"),
+    ("ensemble", {"members": [{"crop": None}]}, "a member is the name of an encoder"),
     ("ensemble", {"beta": True}, "beta of encoder ensemble is a number"),
     ("blend", {"members": ["pool"]}, "blend takes two members"),
     ("blend", {"alpha": 1.5}, "alpha goes from 0"),
@@ -182,6 +183,12 @@ WRONG: list[tuple[str, dict[str, Any], str]] = [
 def test_option_without_sense_is_refused_when_the_recipe_is_made(name: str, options: dict[str, Any], why: str) -> None:
     with pytest.raises(BadUsage, match=why):
         Recipe(encoder=name, encoder_options=options)
+
+
+@pytest.mark.parametrize("options", [None, [], "crop", {5: 1.0}])
+def test_options_of_another_kind_are_refused(options: Any) -> None:
+    with pytest.raises(BadUsage, match="options of encoder crop are {option: value}|must be one of expand, shape: got"):
+        check("crop", options)
 
 
 @pytest.mark.parametrize("name", ENCODERS)
