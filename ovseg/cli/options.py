@@ -53,6 +53,9 @@ ASKING = _options(
     click.option(
         "--absent", metavar="NAME", help="Names that are not there: presence (give nothing), off (all are asked)."
     ),
+    click.option(
+        "--alpha", type=float, metavar="RATE", help="Share of absent names that may pass; sets aside a fitted cut."
+    ),
     click.option("--templates", metavar="SET", help="Sentences round a name: few, simple, bare, openai80, sub7."),
     click.option("--min-area", type=float, metavar="SHARE", help="Drop regions below this share of the picture."),
     click.option("--area", type=float, metavar="SHARE", help="Drop names with at most this share of labelled pixels."),
@@ -198,6 +201,7 @@ def recipe_of(options: dict[str, Any]) -> tuple["Recipe | None", dict[str, float
         "proposer": proposer or None,
         "negatives": options.pop("negatives", None),
         "absent": options.pop("absent", None),
+        "alpha": options.pop("alpha", None),
         "templates": options.pop("templates", None),
         "min_area": options.pop("min_area", None),
         "area": options.pop("area", None),
@@ -233,6 +237,8 @@ def recipe_of(options: dict[str, Any]) -> tuple["Recipe | None", dict[str, float
         if not any(sign in model for sign in "/@.\\"):
             raise UnknownName.of("model", model, [*PRESETS, *BACKBONES])
         recipe = Recipe(name="own", model=model, method="naclip", threshold=0.2)
+    if "alpha" in changes:  # also where it is the recipe's own rate, which a cut stands in for
+        changes["presence_cut"] = None
     if at:
         changes["proposer_options"] = {proposer_of(proposer).requires or "folder": place}
     return recipe.replace(**changes), own

@@ -85,3 +85,13 @@ def test_every_name_is_asked_where_absent_is_off(run: Any, pictures: Path) -> No
     assert code == 0 and set(json.loads(out)["presence"]) == {"cat", "dog"} and "presence" not in json.loads(off)
     code, out, err = run(*asked, "--absent", "perhaps")
     assert code == 2 and not out and "absent" in err and "presence" in err
+
+
+def test_a_rate_on_the_command_line_sets_a_fitted_cut_aside(run: Any, pictures: Path) -> None:
+    asked = ("segment", pictures / "p0.png", "-p", "cat", "-p", "dog", "--recipe", "small.json", "--json")
+    recipes = [json.loads(run(*asked, *more)[1])["recipe"] for more in ((), ("--alpha", "0.05"), ("--alpha", "1"))]
+    assert [one["alpha"] for one in recipes] == [0.05, 0.05, 1.0]
+    assert recipes[0]["presence_cut"] is not None and recipes[1]["presence_cut"] is recipes[2]["presence_cut"] is None
+    assert "judged absent" not in run(*asked, "--alpha", "1")[2]
+    code, out, err = run(*asked, "--alpha", "2")
+    assert code == 2 and not out and "in [0, 1]: got 2.0" in err
