@@ -59,6 +59,8 @@ def showing_of(options: dict[str, Any]) -> dict[str, Any]:
             )
     if "discover" in found and options.get("threshold"):
         raise BadUsage("--threshold is for names that are asked: --discover takes words that beat every negative")
+    if "discover" in found and options.get("alpha") is not None:
+        found["alpha"] = options["alpha"]  # a long list has a stricter rate of its own where none is given
     if "exemplars" in found:
         found["exemplars"] = [_exemplar(text) for text in found["exemplars"]]
     return found
@@ -68,7 +70,8 @@ def asking(pipe: "Pipeline", shown: dict[str, Any], words: Any, thresholds: dict
     """How one picture is asked, and the notes of what is asked of all."""
     if "discover" in shown:
         lexicon = pipe.lexicon(Path(shown["word_list"]) if "word_list" in shown else None)
-        return lambda encoding: pipe.discover(encoding, lexicon), list(lexicon.notes)
+        rate = {"alpha": shown["alpha"]} if "alpha" in shown else {}
+        return lambda encoding: pipe.discover(encoding, lexicon, **rate), list(lexicon.notes)
     if "taught" in shown:
         vocabulary = pipe.teach(_session(shown["taught"])).vocabulary
     elif "exemplars" in shown:

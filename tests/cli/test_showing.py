@@ -54,6 +54,13 @@ def test_without_a_name_words_of_a_list_are_found(run: Any, tmp_path: Path) -> N
     code, found, _ = run("--discover", "--words", tmp_path / "animals.txt", "--proposer", "felzenszwalb")
     assert code == 0 and found["names"] and set(found["names"]) <= {"cow", "sheep", "dog", "piano"}
     assert found["recipe"]["uncovered"] == "none"
+    rates = [
+        run("--discover", "--words", tmp_path / "animals.txt", "--proposer", "felzenszwalb", "--alpha", rate)[1][
+            "names"
+        ]
+        for rate in (0, 1)
+    ]
+    assert set(rates[0]) < set(rates[1]) and set(found["names"]) <= set(rates[1])
 
 
 def test_a_saved_session_is_asked_with_what_it_was_taught(run: Any, tmp_path: Path) -> None:
