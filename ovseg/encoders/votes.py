@@ -19,6 +19,7 @@ from ovseg.masks import cell_fractions
 from ovseg.raster import posterior
 from ovseg.types import Regions, Vocabulary
 
+AT_ONCE = 32 << 20  # bytes of scores of cells that are held at a time
 LEAST = 1e-30  # of a posterior before its logarithm: what no cell voted for
 
 
@@ -39,11 +40,24 @@ class Votes:
         owner, names = vocabulary.owner, len(vocabulary)
         if not len(owner) or not len(self.shares):
             return np.zeros((len(self.shares), len(owner)), np.float32)
-        scored = np.ascontiguousarray(vocabulary.scores(self.cells, scale, cells=True).T)  # (rows, cells)
+        means = np.zeros((len(self.shares), len(owner)), np.float32)
+        step = max(1, AT_ONCE // (4 * len(owner)))
+        for start in range(0, len(self.cells), step):  # 20,000 names of all cells would be gigabytes
+            some = slice(start, start + step)
+            scored = np.ascontiguousarray(vocabulary.scores(self.cells[some], scale, cells=True).T)  # (rows, cells)
+            means += self.shares[:, some] @ self._voted(scored, owner, names, probability).T
+        total = self.shares.sum(axis=1, keepdims=True)
+        means /= np.where(total > 0, total, 1)
+        return np.asarray(np.where(total > 0, np.log(np.maximum(means, LEAST)), 0), np.float32)
+
+    def _voted(
+        self, scored: Float32[np.ndarray, "rows cells"], owner: Int[np.ndarray, " rows"], names: int, probability: str
+    ) -> Float32[np.ndarray, "rows cells"]:
+        """What each cell says to every prompt row."""
         place = slot_of(owner, names)
         if self.hard:
             winner = posterior(scored, owner, names, probability).argmax(axis=0)
-            cells = np.zeros((int(place.max()) + 1, len(self.cells)), np.float32)
+            cells = np.zeros((int(place.max()) + 1, len(winner)), np.float32)
             cells[winner, np.arange(len(winner))] = 1
             voted = cells[place]
             if probability == "rows":  # the others of a name may hold nothing
@@ -55,9 +69,7 @@ class Votes:
                 voted[place == slot] = -np.sort(-voted[place == slot], axis=0)
         else:
             voted = posterior(scored, owner, names, probability)[place]
-        total = self.shares.sum(axis=1, keepdims=True)
-        means = self.shares @ voted.T / np.where(total > 0, total, 1)
-        return np.asarray(np.where(total > 0, np.log(np.maximum(means, LEAST)), 0), np.float32)
+        return np.asarray(voted, np.float32)
 
     def pick(self, keep: Shaped[np.ndarray, " m"]) -> "Votes":
         """The same of the regions that a boolean mask or an index array picks."""
@@ -90,4 +102,4 @@ def slot_of(owner: Int[np.ndarray, " rows"], names: int) -> Int[np.ndarray, " ro
     return np.where(owner >= 0, owner, names + np.cumsum(owner < 0) - 1)
 
 
-__all__ = ["LEAST", "Votes", "slot_of", "vote"]
+__all__ = ["AT_ONCE", "LEAST", "Votes", "slot_of", "vote"]

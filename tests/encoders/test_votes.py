@@ -3,7 +3,7 @@
 import numpy as np
 import pytest
 
-from ovseg.encoders import View, describe
+from ovseg.encoders import View, describe, votes
 from ovseg.encoders.votes import slot_of
 from ovseg.labels import compose
 from ovseg.masks import cell_fractions
@@ -81,6 +81,29 @@ def test_hard_votes_are_a_bincount_of_winners(
     counts = np.bincount(best.argmax(axis=0)[mask], minlength=5)
     assert (counts > 0).sum() > 2
     np.testing.assert_allclose(counts / mask.sum(), given, atol=1e-6)
+
+
+@pytest.mark.parametrize("probability", ["names", "rows"])
+@pytest.mark.parametrize("hard", [True, False])
+def test_cells_are_asked_a_few_at_a_time_where_there_are_many_names(
+    features: DenseFeatures,
+    vocabulary: Vocabulary,
+    regions: Regions,
+    probability: str,
+    hard: bool,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    described = describe("vote", View(None, np.zeros((48, 80, 3), np.uint8), features), regions, hard=hard)
+    together, counts, scores = described.rows(vocabulary, SCALE, probability), [], Vocabulary.scores
+
+    def counted(self: Vocabulary, vectors: np.ndarray, scale: float, *, cells: bool = False) -> np.ndarray:
+        counts.append(len(vectors))
+        return scores(self, vectors, scale, cells=cells)
+
+    monkeypatch.setattr(votes, "AT_ONCE", 4 * 7 * 11)
+    monkeypatch.setattr(Vocabulary, "scores", counted)
+    np.testing.assert_allclose(together, described.rows(vocabulary, SCALE, probability), atol=1e-5)
+    assert counts == [11, 11, 11, 11, 11, 5]
 
 
 def test_mask_of_one_name_is_that_name(vocabulary: Vocabulary, regions: Regions) -> None:
