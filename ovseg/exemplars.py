@@ -131,6 +131,10 @@ def _mixed(
     offset = float(said.mean() - gain * seen.mean())
     mixed = (1 - t) * row.astype(float) + t * gain * example
     size = float(np.linalg.norm(mixed))
+    if not size > 1e-6:
+        raise BadInput(
+            f"the words of a name and its examples cancel each other at t = {t}: show other ones, or take t = 1"
+        )
     return np.asarray(mixed / size, np.float32), size, t * offset
 
 

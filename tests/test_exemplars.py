@@ -148,6 +148,13 @@ def test_what_shows_nothing_is_told(where: object, needed: str) -> None:
         exemplars.shown(where, HEIGHT, WIDTH)
 
 
+def test_examples_that_cancel_the_words_are_told() -> None:
+    words = Vocabulary(("bolt",), np.eye(1, 8, dtype=np.float32), np.arange(1))
+    against = exemplars.Example(-words.vectors[0], np.ones((3, 8), np.float32))
+    with pytest.raises(BadInput, match="words of a name and its examples cancel each other at t = 0.5"):
+        exemplars.vocabulary(words, {"bolt": [against]}, 0.5)
+
+
 def test_examples_that_make_no_row_are_told() -> None:
     one = example(1)
     for given, t, needed in (
