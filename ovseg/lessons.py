@@ -30,6 +30,7 @@ SPREAD = 0.4  # squared distance of a region's unit vector to the mean of its ki
 STRENGTH = 2.0  # examples that this guess is worth
 HEARD = 1.5  # spreads: squared distance from a mean up to which examples are heard
 SAME_KIND = 3.0  # spreads: rejected examples as near as this are of one kind
+SAME = 5  # digits after the point: vectors that agree in them are one example
 MARGIN = 1e-3  # logits by which a pinned example's name leads
 
 
@@ -83,7 +84,12 @@ class Taught:
 
 
 def taught(lessons: Sequence[Lesson], names: Sequence[str], scale: float, spread: float, dense: bool) -> Taught:
-    """The head of some lessons; their order changes nothing."""
+    """The head of some lessons; neither their order nor saying the same again changes anything.
+
+    Examples may be more alike than regions of one name usually are (a thing shown twice): what is heard does not shrink
+    below `spread` for that.
+    """
+    lessons = list({(one.name, one.accepted, one.vector.round(SAME).tobytes()): one for one in lessons}.values())
     vectors = np.stack([one.vector for one in lessons])
     number = {name: owner for owner, name in enumerate(names)}
     said = np.array([number[one.name] for one in lessons])
@@ -94,7 +100,7 @@ def taught(lessons: Sequence[Lesson], names: Sequence[str], scale: float, spread
     places = places.reshape(-1)  # numpy 2.0 gives a column
     found = gda.fit(vectors, places, spread=spread, strength=STRENGTH)
     scatter = float((found.centred**2).sum()) + STRENGTH * spread
-    own = scatter / (len(lessons) - len(kinds) + STRENGTH)
+    own = max(spread, scatter / (len(lessons) - len(kinds) + STRENGTH))
     heard = own * (HEARD + 1 / np.bincount(places))  # a mean of n examples is off by own / n
     return Taught(found, kinds[:, 0], kinds[:, 1] == 0, heard, len(names), scale, dense)
 
@@ -139,4 +145,4 @@ def _kinds(vectors: Float32[np.ndarray, "n dim"], said: Int[np.ndarray, " n"], n
     return np.asarray(csgraph.connected_components(linked, directed=False)[1], np.int64)
 
 
-__all__ = ["HEARD", "Lesson", "MARGIN", "SAME_KIND", "SPREAD", "STRENGTH", "Taught", "keeping", "taught"]
+__all__ = ["HEARD", "Lesson", "MARGIN", "SAME", "SAME_KIND", "SPREAD", "STRENGTH", "Taught", "keeping", "taught"]

@@ -6,6 +6,7 @@ names -> vocabulary -> score -> compose = `Segmentation`                  (askin
 The first line is walked in `imageside`, names become a vocabulary in `wordside`.
 """
 
+import json
 import os
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
@@ -245,12 +246,14 @@ class Pipeline:
         `options` are those of a new session: `spread`, and `templates` and `negatives` as in `segment`.
         """
         through = f"{self.recipe.method}, {self.recipe.encoder}"
+        if self.recipe.encoder_options:
+            through += f" {json.dumps(dict(self.recipe.encoder_options), sort_keys=True)}"
         same: dict[str, Any] = {"network": self.clip.fingerprint, "through": through, "look": self.look}
         same["words"] = partial(self.vocabulary, negatives="none")
         row = encoders.encoder(self.recipe.encoder)
         same["exact"] = row.combine is None and row is not encoders.ENCODERS["vote"]
         if isinstance(names, str | os.PathLike) and os.fspath(names).endswith(".safetensors"):
-            return Teaching.load(os.fspath(names), **same, **options)
+            return Teaching.load(os.fspath(names), scale=float(self.recipe.scale), **same, **options)
         words = {what: options.pop(what) for what in ("templates", "negatives") if what in options}
         pooled = any(row is encoders.ENCODERS[name] for name in ("pool", "roi", "vote"))
         vocabulary = self.vocabulary(names, **words)
@@ -279,7 +282,8 @@ class Pipeline:
         )
         found = {}
         for name, several in given.items():
-            looked = [self._shown(image, where, channel_order) for image, where in several]
+            pairs = [several] if isinstance(several, tuple) else several  # one pair may come without a list
+            looked = [self._shown(image, where, channel_order) for image, where in pairs]
             found[name] = [one for shown in looked for one in exemplars.examples(*shown)]
         return exemplars.vocabulary(self.vocabulary(asked), found, t)
 

@@ -6,6 +6,7 @@ misspelt method is an error before any network loads. `fingerprint` changes when
 
 import hashlib
 import json
+import math
 from collections.abc import Mapping, Sequence
 from copy import deepcopy
 from dataclasses import asdict, dataclass, field, fields, replace
@@ -18,7 +19,7 @@ from ovseg.clip.guides import GUIDES
 from ovseg.clip.methods import canonical, needs
 from ovseg.errors import BadUsage, UnknownName
 from ovseg.evidence import REFINERS
-from ovseg.presence import check_rate
+from ovseg.presence import check_cut, check_rate
 from ovseg.stuff import stuff_words
 
 PROBABILITIES = ("names", "rows")
@@ -117,11 +118,12 @@ class Recipe:
             raise BadUsage(f"suppress and merge are in (0, 1], and 1 is off: got {self.suppress} and {self.merge}")
         if labels.OVERLAPS[self.overlap].votes and self.uncovered != "dense":
             raise BadUsage(f"overlap {self.overlap} needs the cells' labels everywhere: uncovered must be dense")
-        if self.scale <= 0:
+        if not 0 < self.scale < math.inf:
             raise BadUsage(f"scale must be positive: got {self.scale}")
         if not 0 <= self.area <= 1:
             raise BadUsage(f"area is a share of the labelled pixels in [0, 1]: got {self.area}")
         check_rate(self.alpha)
+        check_cut(self.presence_cut)
         if not 0 <= self.margin <= 1 or not 0 <= self.entropy <= 1:
             raise BadUsage(f"margin and entropy are in [0, 1]: got {self.margin} and {self.entropy}")
         if self.closing < 0 or (self.closing and self.closing % 2 == 0):

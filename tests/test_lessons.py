@@ -37,14 +37,31 @@ def test_one_example_is_heard_up_to_its_radius_and_falls_with_the_squared_distan
     np.testing.assert_array_equal(-head.logits(seen), rejected.logits(seen))
 
 
-def test_the_guessed_spread_gives_way_to_that_of_the_examples() -> None:
+@pytest.mark.parametrize(("apart", "wider"), [(0.1, False), (1.0, True)])
+def test_examples_that_differ_are_heard_farther_and_alike_ones_no_less_far_than_guessed(
+    apart: float, wider: bool
+) -> None:
     rng = np.random.default_rng(0)
     mean = unit(rng.normal(size=DIM))
-    close = unit(mean + 0.1 * unit(rng.normal(size=(30, DIM))))
+    close = unit(mean + apart * unit(rng.normal(size=(30, DIM))))
     head = taught([lesson(one) for one in close], ("a", "b"), 1.0, SPREAD, True)
     scatter = ((close - close.mean(axis=0)) ** 2).sum()
     own = (scatter + STRENGTH * SPREAD) / (30 - 1 + STRENGTH)
-    assert head.heard.tolist() == pytest.approx([own * (HEARD + 1 / 30)], rel=1e-5) and own < 0.1 * SPREAD
+    assert (own > SPREAD) == wider
+    assert head.heard.tolist() == pytest.approx([max(own, SPREAD) * (HEARD + 1 / 30)], rel=1e-5)
+
+
+def test_saying_the_same_again_changes_nothing_and_nearly_the_same_takes_little() -> None:
+    rng = np.random.default_rng(1)
+    one, other = unit(rng.normal(size=(2, DIM)))
+    said = [lesson(one), lesson(other, accepted=False)]
+    once = taught(said, ("a", "b"), 40.0, SPREAD, True)
+    again = taught([*said, *said, said[0]], ("a", "b"), 40.0, SPREAD, True)
+    seen = unit(np.stack([one, other, one + other]))
+    np.testing.assert_array_equal(once.logits(seen), again.logits(seen))
+    near = [lesson(unit(one + 0.02 * rng.normal(size=DIM))) for _ in range(6)]
+    often = taught([*said, *near], ("a", "b"), 40.0, SPREAD, True)
+    assert often.logits(seen)[0, 0] > 0.6 * once.logits(seen)[0, 0] > 0
 
 
 def test_rejected_examples_far_from_each_other_are_kinds_of_their_own_and_accepted_are_one() -> None:

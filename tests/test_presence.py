@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 from jaxtyping import Float32
 
-from ovseg import Pipeline
+from ovseg import Pipeline, weights
 from ovseg.encoders import Described
 from ovseg.errors import BadInput, BadUsage
 from ovseg.labels import compose
@@ -315,3 +315,18 @@ def test_a_pipeline_words_the_crowd_once_and_asks_no_image_network() -> None:
     assert set(plain.presence) == {"cow", "dog"} and calls == []
     assert pipe.segment(encoding, ["cow"], absent="off").presence == {}
     assert pipe.segment(encoding, replace(first, crowd=None)).presence == pipe.segment(encoding, first).presence
+
+
+def test_presence_asked_again_as_it_was_changes_nothing_and_drops_notes_that_are_no_longer_true() -> None:
+    pipe = Pipeline.open("tiny", cache=None)
+    encoding = pipe.encode(weights.bundled("demo/examples") / "meadow.jpg")
+    found = pipe.segment(encoding, ["cow", "dog", "car"])
+    again = found.with_presence()
+    assert (again.labels == found.labels).all() and again.notes == found.notes  # the preset's cut stands
+    assert found.evidence is not None and found.evidence.cut is not None
+    nobody = pipe.segment(encoding, ["car"])
+    assert nobody.notes[-1].startswith("nothing was found")
+    everybody = nobody.with_presence(1)
+    assert len(everybody.regions) and not any(note.startswith("nothing was found") for note in everybody.notes)
+    with pytest.raises(BadUsage, match="a cut of presence is a number"):
+        pipe.recipe.replace(presence_cut=float("nan"))

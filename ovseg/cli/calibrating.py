@@ -2,6 +2,7 @@
 
 import json
 import math
+import shlex
 from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -74,7 +75,7 @@ def calibrate(
         talk.say(f"{figure:10} {_told(before)} -> {_told(found.after[figure])}")
     if as_json:
         click.echo(found.to_json())
-    talk.say(f"{len(paths)} pictures -> {file}: use it by --recipe {file}")
+    talk.say(f"{len(paths)} pictures -> {file}: use it by --recipe {shlex.quote(str(file))}")
 
 
 def _map(folder: Path, name: str, names: Sequence[str]) -> "Int[ndarray, 'height width']":

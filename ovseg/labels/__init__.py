@@ -1,9 +1,9 @@
 """From scores to pixels: the evidence for every name, which region owns a pixel, and the `Segmentation` they make.
 
-Scores are scaled cosines of prompt rows. They become posteriors, and posteriors become labels, in `types` (`posterior`,
-`pick`, `Segmentation.decide`), so that a result can be asked again at another threshold. Ownership is decided here,
-once, and does not depend on any threshold. A region speaks with the posterior of its best *name*: where a negative is
-likelier the region's pixels stay unlabelled, but a region that has a name goes first.
+Scores are scaled cosines of prompt rows. They become posteriors, and posteriors become labels, in `raster`
+(`posterior`, `pick`) and `Segmentation.decide`, so that a result can be asked again at another threshold. Ownership is
+decided here, once, and does not depend on any threshold. A region speaks with the posterior of its best *name*: where a
+negative is likelier the region's pixels stay unlabelled, but a region that has a name goes first.
 """
 
 from ovseg.encoders.described import region_rows

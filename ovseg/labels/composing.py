@@ -18,7 +18,7 @@ from ovseg.labels.scoring import cell_rows
 from ovseg.presence import Presence, presence
 from ovseg.raster import pick, posterior
 from ovseg.stuff import stuff_among, stuff_words
-from ovseg.types import DenseFeatures, Evidence, RecipeLike, Regions, Segmentation, Vocabulary
+from ovseg.types import NOTHING_FOUND, DenseFeatures, Evidence, RecipeLike, Regions, Segmentation, Vocabulary
 
 
 class Choices(RecipeLike, Protocol):
@@ -141,10 +141,10 @@ def compose(
     if len(found.regions) or not len(vocabulary):
         return found
     best = float(found.confidence.max())
-    why = f"nothing was found: no name reaches more than {best:.2f} of 1 anywhere, and the threshold or a negative wins"
+    why = f"no name reaches more than {best:.2f} of 1 anywhere, and the threshold or a negative wins"
     if struck.all():
-        why = "nothing was found: every name was judged absent; absent='off', or a larger alpha, asks all the same"
-    return replace(found, notes=(*found.notes, why))
+        why = "every name was judged absent; absent='off' (--absent off), or a larger alpha, asks all the same"
+    return replace(found, notes=(*found.notes, NOTHING_FOUND + why))
 
 
 def _seen(features: DenseFeatures, vocabulary: Vocabulary) -> Presence | None:

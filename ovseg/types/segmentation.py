@@ -18,6 +18,7 @@ from ovseg.types.choices import RecipeLike
 from ovseg.types.regions import Regions
 
 JUDGED_ABSENT = "judged absent: "  # starts the note of which names presence struck
+NOTHING_FOUND = "nothing was found: "  # starts the note of why
 MOST_NAMED = 20  # names in a note
 
 
@@ -67,7 +68,7 @@ class Segmentation:
         order of all the steps. Names that presence judged absent take no part, and a note says which they are.
         """
         found = answer(evidence)
-        notes = tuple(note for note in notes if not note.startswith(JUDGED_ABSENT))
+        notes = tuple(note for note in notes if not note.startswith((JUDGED_ABSENT, NOTHING_FOUND)))
         gone = [name for name, struck in zip(names, evidence.struck, strict=True) if struck]
         if gone:
             more = f" and {len(gone) - MOST_NAMED} more" if len(gone) > MOST_NAMED else ""
@@ -104,17 +105,19 @@ class Segmentation:
 
     def with_presence(self, alpha: float | int | None = None, *, cut: float | int | None = None) -> "Segmentation":
         """The same picture and names, presence judged anew: at a rate of absent names that may pass (1 lets all pass),
-        or at a cut of the odds. No network is asked; regions stay with the pixels that they were given first."""
+        or at a cut of the odds; a rate sets a calibrated cut aside. No network is asked; regions stay with the pixels
+        that they were given first."""
         if self.evidence is None or self.evidence.presence is None:
             raise BadUsage("this result was made without presence: segment the picture again with absent='presence'")
-        chosen = self.evidence.alpha if alpha is None else alpha
-        evidence = replace(self.evidence, alpha=chosen, cut=cut)
+        evidence = self.evidence
+        if alpha is not None or cut is not None:
+            evidence = replace(evidence, alpha=evidence.alpha if alpha is None else alpha, cut=cut)
         return replace(Segmentation.decide(self.names, evidence, self.recipe, self.notes), stuff=self.stuff)
 
     @property
     def presence(self) -> dict[str, float]:
-        """How sure it is that each name is there: the share of everyday nouns that it beats in this picture, in [0, 1).
-        Nothing where presence was not asked for (`absent="off"`)."""
+        """How sure it is that each name is there: the share of everyday nouns that it beats in this picture, in [0, 1],
+        1 for a name with examples. Nothing where presence was not asked for (`absent="off"`)."""
         if self.evidence is None or self.evidence.presence is None:
             return {}
         return dict(zip(self.names, self.evidence.presence.share.tolist(), strict=True))
@@ -231,4 +234,4 @@ class Segmentation:
         return f"Segmentation({self.regions.height}x{self.regions.width}, {len(self.regions)} regions: {found})"
 
 
-__all__ = ["JUDGED_ABSENT", "MOST_NAMED", "Segmentation"]
+__all__ = ["JUDGED_ABSENT", "MOST_NAMED", "NOTHING_FOUND", "Segmentation"]
