@@ -18,11 +18,11 @@ from ovseg import encoders
 from ovseg.errors import BadInput, BadUsage
 from ovseg.labels import Choices, region_rows
 from ovseg.raster import decode_rle, pick, posterior
-from ovseg.types import DenseFeatures, RecipeLike, Regions, Segmentation, Vocabulary
+from ovseg.types import NAMELESS, DenseFeatures, RecipeLike, Regions, Segmentation, Vocabulary
 
 LOOKED = 512  # pixels along a side that tell one picture from another
 RANKED = 5  # names that are shown for a mask
-NAMELESS, UNASKED = "none of these", "mask"
+UNASKED = "mask"
 
 
 @dataclass(frozen=True, eq=False)
@@ -350,4 +350,4 @@ def _arrays(
     return dots, signs, corners
 
 
-__all__ = ["Click", "LOOKED", "NAMELESS", "NO_POINTS", "Prompt", "RANKED", "UNASKED", "ask", "named"]
+__all__ = ["Click", "LOOKED", "NO_POINTS", "Prompt", "RANKED", "UNASKED", "ask", "named"]

@@ -66,7 +66,7 @@ class Pipeline:
     @classmethod
     def open(
         cls,
-        recipe: str | Recipe | None = None,
+        recipe: str | Path | Recipe | None = None,
         *,
         device: str = "auto",
         folder: str | Path | None = None,
@@ -76,7 +76,8 @@ class Pipeline:
         embeddings: int | None = None,
         **changes: Any,
     ) -> "Pipeline":
-        """The networks of a preset or a recipe, loaded. Without one: the best preset whose weights are here, logged.
+        """The networks of a preset, a recipe or a recipe's .json file, loaded. Without one: the best preset whose
+        weights are here, logged.
 
         `changes` replace choices of the recipe (`method="sclip"`). `folder` is sought first for weights. Texts and
         compiled graphs are kept in `cache` (None: not at all), what a SAM makes of pictures in memory, at most
@@ -85,7 +86,8 @@ class Pipeline:
         stands in.
         """
         chosen = best_here(folder) if recipe is None else recipe
-        chosen = preset(chosen) if isinstance(chosen, str) else chosen
+        if not isinstance(chosen, Recipe):
+            chosen = Recipe.from_file(chosen) if os.fspath(chosen).endswith(".json") else preset(os.fspath(chosen))
         chosen = chosen.replace(**changes) if changes else chosen
         kept = weights.cache_folder() / "text" if cache == "default" else cache
         place = Path(kept) if kept is not None else None

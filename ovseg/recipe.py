@@ -10,6 +10,7 @@ import math
 from collections.abc import Mapping, Sequence
 from copy import deepcopy
 from dataclasses import asdict, dataclass, field, fields, replace
+from pathlib import Path
 from types import MappingProxyType
 from typing import Any
 
@@ -250,6 +251,15 @@ class Recipe:
         if not isinstance(values, dict):
             raise BadUsage(f"a recipe is a JSON object: got {type(values).__name__}")
         return cls.from_dict(values)
+
+    @classmethod
+    def from_file(cls, path: str | Path) -> "Recipe":
+        """The recipe in a JSON file, as `ovseg calibrate -o` writes it."""
+        try:
+            text = Path(path).expanduser().read_text(encoding="utf-8")
+        except (OSError, UnicodeDecodeError) as error:
+            raise BadUsage(f"the recipe cannot be read: {path} ({error})") from None
+        return cls.from_json(text)
 
 
 PRESETS: Mapping[str, Recipe] = MappingProxyType(

@@ -21,7 +21,7 @@ from ovseg.sam import cache
 from ovseg.sam.grid import AutomaticMaskGenerator
 from ovseg.sam.model import Embedding, MaskModel
 from ovseg.sam.prompted import prompted
-from ovseg.types import DenseFeatures, Regions, Vocabulary
+from ovseg.types import NAMELESS, DenseFeatures, Regions, Vocabulary
 from tests.sam.narrow import narrow_sam
 
 RECIPE = Recipe(scale=10.0, threshold=0.0)
@@ -284,7 +284,7 @@ def test_masks_of_a_click_are_labelled_pixels_with_the_smaller_on_top(scene: Sce
     drawn = found.segmentation
     wanted = np.full((48, 80), -1)
     wanted[5:30, 10:50], wanted[10:20, 20:30], wanted[30:40, 60:70] = 1, 0, 2
-    assert (drawn.labels == wanted).all() and drawn.names == ("name 0", "name 1", click.NAMELESS)
+    assert (drawn.labels == wanted).all() and drawn.names == ("name 0", "name 1", NAMELESS)
     assert np.allclose(drawn.confidence[[6, 12, 33, 0], [12, 22, 61, 0]], [0.7, 0.8, 0.7, 0])
     assert drawn.region_labels.tolist() == [0, 2, 1] and (drawn.owners[10:20, 20:30] == 0).all()  # without the empty
     unasked = plain.segmentation

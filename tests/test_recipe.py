@@ -1,9 +1,11 @@
 import json
+from pathlib import Path
 from typing import Any
 
 import pytest
 
 from ovseg.errors import BadUsage, OvsegError, UnknownName
+from ovseg.pipeline import Pipeline
 from ovseg.recipe import PRESETS, Recipe, preset
 from ovseg.weights import MANIFEST
 
@@ -124,6 +126,15 @@ def test_misspelt_choice_names_the_right_one(change: dict[str, object], sentence
 def test_numbers_out_of_range_are_refused(change: dict[str, float]) -> None:
     with pytest.raises(BadUsage):
         Recipe().replace(**change)
+
+
+def test_a_recipe_is_opened_from_its_file(tmp_path: Path) -> None:
+    file = tmp_path / "my recipe.json"
+    recipe = PRESETS["tiny"].replace(threshold=0.4)
+    file.write_text(recipe.to_json(), encoding="utf-8")
+    assert Recipe.from_file(file) == recipe == Pipeline.open(str(file), cache=None).recipe
+    with pytest.raises(BadUsage, match="the recipe cannot be read: .*gone.json"):
+        Pipeline.open(tmp_path / "gone.json")
 
 
 def test_json_of_strangers_is_refused() -> None:

@@ -225,10 +225,7 @@ def recipe_of(options: dict[str, Any]) -> tuple["Recipe | None", dict[str, float
     if file and model:
         raise BadUsage("--recipe holds the model too: leave --model out")
     if file:
-        try:
-            recipe = Recipe.from_json(Path(file).read_text(encoding="utf-8"))
-        except (OSError, UnicodeDecodeError) as error:
-            raise BadUsage(f"the recipe cannot be read: {file} ({error})") from None
+        recipe = Recipe.from_file(file)
     elif model is None:
         recipe = PRESETS[best_here(options["weights"])]
     elif model.lower() in PRESETS:

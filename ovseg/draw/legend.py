@@ -8,7 +8,7 @@ from PIL import Image, ImageDraw
 
 from ovseg.draw.sheet import INK, PAPER, SOFT, Pen, fineness
 from ovseg.draw.text import Number, Place, altered, clean, measure, shorten
-from ovseg.types import Segmentation
+from ovseg.types import NAMELESS, Segmentation
 
 
 @dataclass(frozen=True)
@@ -68,19 +68,22 @@ def with_legend(picture: Image.Image, segmentation: Segmentation, unit: int) -> 
 def _words(segmentation: Segmentation) -> _Words:
     """Names found, by falling share, then names not found; a title that sums them up; a note on missing fonts."""
     areas, scores, shares = segmentation.regions.area, segmentation.own_scores, segmentation.shares
+    evidence = segmentation.evidence
+    struck = np.zeros(len(segmentation.names), bool) if evidence is None else evidence.struck
     found: list[tuple[float, _Row]] = []
     absent: list[_Row] = []
     for k, name in enumerate(segmentation.names):
         if not shares[name]:
-            absent.append(_Row(name, None, "not found", ""))
+            absent.append(_Row(name, None, "judged absent" if struck[k] else "not found", ""))
             continue
         own = segmentation.region_labels == k
         score = float(np.average(scores[own], weights=areas[own])) if own.any() else math.nan
         red, green, blue = segmentation.colours[k].tolist()
         found.append((shares[name], _Row(name, (red, green, blue), _percent(shares[name]), f"{score:.2f}")))
     found.sort(key=lambda pair: -pair[0])
-    count = len(segmentation.names)
-    title = f"{len(found)} of {count} name{'s' * (count != 1)} found" if count else "No name was asked"
+    asked = [name for name in segmentation.names if name != NAMELESS]
+    known = sum(1 for _, row in found if row.name in asked)
+    title = f"{known} of {len(asked)} name{'s' * (len(asked) != 1)} found" if asked else "Nothing was found"
     if found:
         title += f", {_percent(sum(share for share, _ in found))} of the picture"
     lost = any(altered(name) for name in segmentation.names)

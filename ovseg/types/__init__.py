@@ -13,7 +13,7 @@ from ovseg.types.anomaly import AnomalyMap
 from ovseg.types.choices import RecipeLike
 from ovseg.types.features import DenseFeatures, Windows
 from ovseg.types.regions import Regions
-from ovseg.types.segmentation import JUDGED_ABSENT, MOST_NAMED, NOTHING_FOUND, Segmentation
+from ovseg.types.segmentation import JUDGED_ABSENT, MOST_NAMED, NAMELESS, NOTHING_FOUND, Segmentation
 from ovseg.types.vocabulary import Head, Vocabulary
 
 __all__ = [
@@ -23,6 +23,7 @@ __all__ = [
     "Head",
     "JUDGED_ABSENT",
     "MOST_NAMED",
+    "NAMELESS",
     "NOTHING_FOUND",
     "RecipeLike",
     "Regions",

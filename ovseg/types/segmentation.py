@@ -19,6 +19,7 @@ from ovseg.types.regions import Regions
 
 JUDGED_ABSENT = "judged absent: "  # starts the note of which names presence struck
 NOTHING_FOUND = "nothing was found: "  # starts the note of why
+NAMELESS = "none of these"  # in place of a name, for regions that were asked for and that no name fits
 MOST_NAMED = 20  # names in a note
 
 
@@ -234,4 +235,4 @@ class Segmentation:
         return f"Segmentation({self.regions.height}x{self.regions.width}, {len(self.regions)} regions: {found})"
 
 
-__all__ = ["JUDGED_ABSENT", "MOST_NAMED", "NOTHING_FOUND", "Segmentation"]
+__all__ = ["JUDGED_ABSENT", "MOST_NAMED", "NAMELESS", "NOTHING_FOUND", "Segmentation"]

@@ -1,7 +1,10 @@
+import numpy as np
 import pytest
 
 from ovseg.draw import overlay
-from ovseg.types import Segmentation
+from ovseg.draw.legend import _words
+from ovseg.presence import Presence
+from ovseg.types import NAMELESS, Segmentation
 from tests.draw.pictures import PLAN, photo
 from tests.results import segmentation
 
@@ -43,6 +46,16 @@ def test_the_legend_tells_found_from_not_found() -> None:
     colours = segmentation(PLAN, ["cat", "dog", "fox"]).colours.tolist()
     assert {tuple(colours[0]), tuple(colours[1])} <= swatches
     assert tuple(colours[2]) not in swatches
+
+
+def test_the_legend_counts_what_was_asked_and_says_which_names_were_judged_absent() -> None:
+    odds, share = np.array([3.0, -9.0], np.float32), np.array([0.99, 0.2], np.float32)
+    seen = Presence(odds, share, np.array([256, 256]), np.zeros(256, np.float32))
+    told = _words(segmentation(PLAN, ["cat", "dog"], presence=seen))
+    assert told.title.startswith("1 of 2 names found") and "judged absent" in repr(told.rows[1])
+    click = _words(segmentation(PLAN, ["cat", NAMELESS]))
+    assert click.title.startswith("1 of 1 name found")
+    assert _words(segmentation(["..", ".."], [])).title == "Nothing was found"
 
 
 @pytest.mark.usefixtures("pillows_own_font_alone")
