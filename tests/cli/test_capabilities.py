@@ -116,7 +116,7 @@ def test_several_towers_are_methods_by_towers(run: Any, monkeypatch: pytest.Monk
 @pytest.mark.parametrize(
     ("words", "sentence"),
     [
-        (["--model", "tiny"], "go with --methods or --towers"),
+        (["--model", "tiny"], "go with --methods, --towers or --encoders"),
         (["--towers", "--golden", "x"], "add --methods"),
         (["--methods", "--model", "tinny"], "Did you mean 'tiny'"),
         (["--methods", "--architecture", "ViT-B-166"], "Did you mean 'ViT-B-16'"),
