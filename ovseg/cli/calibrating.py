@@ -26,6 +26,13 @@ if TYPE_CHECKING:
     from jaxtyping import Int
     from numpy import ndarray
 
+MEANINGS = {
+    "noun_rate": "everyday nouns that pass as present, of those that nobody asked for; {alpha} is aimed at",
+    "ece": "expected calibration error of pixels: 0 is honest",
+    "precision": "labelled pixels that are right",
+    "recall": "pixels of the names that are labelled right",
+}
+
 
 @click.command()
 @INPUTS
@@ -72,7 +79,8 @@ def calibrate(
     export.save(file, (found.recipe.to_json() + "\n").encode())
     talk.notes(found.notes)
     for figure, before in found.before.items():
-        talk.say(f"{figure:10} {_told(before)} -> {_told(found.after[figure])}")
+        meaning = MEANINGS[figure].format(alpha=found.recipe.alpha)
+        talk.say(f"{figure:10} {_told(before)} -> {_told(found.after[figure])}  ({meaning})")
     if as_json:
         click.echo(found.to_json())
     talk.say(f"{len(paths)} pictures -> {file}: use it by --recipe {shlex.quote(str(file))}")
