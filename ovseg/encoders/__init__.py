@@ -132,7 +132,7 @@ ENCODERS: Mapping[str, Encoder] = MappingProxyType(
             needs_clip=True,
             refuses=refuses_alpha,
             check=read_alpha,
-            what="the image vector of a network with the mask as fourth channel",
+            what="the image vector of a network with the mask as fourth channel, of a checkpoint that you name",
             cost="n passes, batched",
             source="Alpha-CLIP (arXiv:2312.03818), SunzeY/AlphaCLIP@e5676c9",
         ),
